@@ -1,0 +1,70 @@
+//! What an image is made of, before any of it is unpacked.
+
+use serde::Serialize;
+
+/// An image by digest: what `plan` needs to know and what `ensure` needs to fetch.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Manifest {
+    /// What this image is, independent of where it came from.
+    pub identity: Identity,
+    /// The reference it was asked for by, as text.
+    pub reference: String,
+    /// Defaults that the image declares for its processes.
+    pub config: Config,
+    /// Layers, lowest first. Empty for `host:` and `dir:`.
+    pub layers: Vec<LayerDescriptor>,
+}
+
+/// What an image is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub enum Identity {
+    /// Digest of the manifest that was verified, `sha256:…`.
+    Digest(String),
+    /// A fingerprint of paths on this machine (`host:`, `dir:`); not a digest of content.
+    Fingerprint(String),
+}
+
+/// Defaults that an image declares.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Config {
+    /// `Env`, in order, `NAME=VALUE` split at the first `=`.
+    pub variables: Vec<(String, String)>,
+    /// `WorkingDir`.
+    pub workdir: Option<String>,
+    /// `User`, unparsed.
+    pub user: Option<String>,
+    /// `Entrypoint`.
+    pub entrypoint: Vec<String>,
+    /// `Cmd`.
+    pub command: Vec<String>,
+    /// `Volumes`: shown, never made.
+    pub volumes: Vec<String>,
+    /// `architecture`, in Go's words.
+    pub architecture: Option<String>,
+    /// `os`.
+    pub os: Option<String>,
+}
+
+/// One layer of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct LayerDescriptor {
+    /// Digest of the blob as stored or sent, `sha256:…`.
+    pub digest: String,
+    /// Digest of the uncompressed tar, `sha256:…`: the layer's name in the store.
+    pub diff_id: String,
+    /// Bytes of the blob.
+    pub blob_bytes: u64,
+    /// How the blob is packed.
+    pub media_type: MediaType,
+}
+
+/// How a layer's blob is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub enum MediaType {
+    /// An uncompressed tar.
+    Tar,
+    /// A tar packed with gzip.
+    TarGzip,
+    /// A tar packed with Zstandard.
+    TarZstd,
+}

@@ -1,0 +1,184 @@
+//! The policy as plain data: every key of the YAML file, checked, with the place each value came from.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What a site allows. Every value is set: what a file leaves out comes from the built-in default.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Policy {
+    /// Name shown in refusals.
+    pub name: String,
+    /// The files that made this policy, outermost (site or built-in) first.
+    pub files: Vec<PathBuf>,
+    /// SHA-256 of the effective policy, as 64 hex digits. Part of every sandbox's identity.
+    pub digest: String,
+    /// Which images may be used at all.
+    pub images: ImageRules,
+    /// How registries are reached.
+    pub registries: Registries,
+    /// Engines that may start containers, in order of preference.
+    pub engines: Ruled<Vec<EngineName>>,
+    /// Directories tasks may mount, and how. Anything not under one of these is refused.
+    pub mounts: Vec<Ruled<MountRule>>,
+    /// Networks a task may ask for; the first is what it gets if it asks for none.
+    pub network: Ruled<Vec<Network>>,
+    /// Whose uid and gid a task runs with.
+    pub run_as: Ruled<RunAs>,
+    /// The uid and gid that a root caller's tasks run with, unless `run_as` or the caller says otherwise.
+    pub root_runs_as: Ruled<u32>,
+    /// Directories of the machine that `host:` shows besides `/usr`, read-only.
+    pub host_paths: Vec<Ruled<PathBuf>>,
+    /// Defaults and bounds of what a task may use.
+    pub limits: LimitRules,
+    /// Protections that must be enforced here, or the task is refused.
+    pub require: Vec<Ruled<Protection>>,
+}
+
+/// A value and the place in a policy file that set it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct Ruled<T> {
+    /// The value.
+    pub value: T,
+    /// Where it was set.
+    pub origin: Origin,
+}
+
+/// Where a policy value was set.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub enum Origin {
+    /// The default that ships with the program; the only one that a host may fail to enforce.
+    BuiltIn,
+    /// A line of a policy file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: u64,
+    },
+}
+
+/// Which images may be used, by reference pattern. `deny` wins; an empty `allow` allows none.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ImageRules {
+    /// Patterns of which one must match (`*` matches within and across `/`).
+    pub allow: Vec<Ruled<String>>,
+    /// Patterns of which none may match.
+    pub deny: Vec<Ruled<String>>,
+}
+
+/// How registries are reached.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Registries {
+    /// What a name without a registry means.
+    pub short_names: Ruled<ShortNames>,
+    /// `HOST[:PORT]`s that are spoken to over plain HTTP. Every other one needs HTTPS.
+    pub insecure: Vec<Ruled<String>>,
+}
+
+/// What an image name without a registry means.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum ShortNames {
+    /// It is refused.
+    Deny,
+    /// These registries are tried in order.
+    Try(Vec<String>),
+}
+
+/// A way to start containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EngineName {
+    /// The embedded engine: this program itself.
+    Native,
+    /// An OCI runtime such as runc or crun.
+    Oci,
+    /// A Docker or Podman daemon.
+    Docker,
+    /// Apptainer or Singularity.
+    Apptainer,
+    /// NERSC Shifter.
+    Shifter,
+}
+
+/// One directory that tasks may mount.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct MountRule {
+    /// Absolute path outside the sandbox, symbolic links resolved. Components are compared.
+    pub source: PathBuf,
+    /// The most access a mount below it may have.
+    pub access: Access,
+}
+
+/// What a task may do with a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Access {
+    /// Read only, applied to submounts too.
+    ReadOnly,
+    /// Read and write, with the rights of the task's uid.
+    ReadWrite,
+}
+
+/// What a task sees of the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Network {
+    /// A namespace of its own in which only the loopback interface is up (Docker: `none`).
+    Loopback,
+    /// The machine's own network.
+    Host,
+}
+
+/// Whose uid and gid a task runs with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunAs {
+    /// The caller's uid, gid and groups.
+    Caller,
+    /// The image's `User`.
+    Image,
+}
+
+/// Defaults and bounds of what a task may use.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LimitRules {
+    /// Bytes of memory, page cache and `/task`, `/tmp`, `/dev/shm` included.
+    pub memory_bytes: Bound<u64>,
+    /// Processor time per wall-clock time, in thousandths of a processor.
+    pub cpus_milli: Bound<u64>,
+    /// Processes and threads.
+    pub pids: Bound<u64>,
+    /// Wall-clock time from exec to exit.
+    pub time: Bound<Duration>,
+}
+
+/// What a task gets that asks for nothing, and the most it may ask for.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Bound<T> {
+    /// For a task that asks for nothing. `None`: no limit.
+    pub default: Option<Ruled<T>>,
+    /// The most a task may ask for. `None`: no bound.
+    pub most: Option<Ruled<T>>,
+}
+
+/// Something a sandbox enforces, which a host may or may not be able to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protection {
+    /// The memory limit.
+    Memory,
+    /// The processor limit.
+    Cpus,
+    /// The limit of processes and threads.
+    Pids,
+    /// The system call filter.
+    Seccomp,
+    /// The list of device nodes that can be opened, enforced by the kernel besides by their absence.
+    Devices,
+    /// Namespaces of its own: mount, pid, ipc, uts, cgroup.
+    Namespaces,
+    /// A network of its own.
+    Network,
+}

@@ -1,0 +1,108 @@
+//! What this machine can do, as plain data. Probing and the cache that spares it live beside this.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// What this machine can do for this caller; each feature probed by doing it, once per boot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Host {
+    /// Kernel release, `uname -r`.
+    pub kernel: String,
+    /// Machine, in Go's words (`amd64`, `arm64`).
+    pub architecture: String,
+    /// Whether the prober may make namespaces without a user namespace (root with CAP_SYS_ADMIN).
+    pub privileged: Probe,
+    /// Whether a user namespace can be made.
+    pub user_namespace: Probe,
+    /// Whether overlayfs can be mounted in the namespaces that a sandbox gets.
+    pub overlay: Probe,
+    /// Whether a seccomp filter can be installed.
+    pub seccomp: Probe,
+    /// `newuidmap` and `newgidmap`, and the ids they may map.
+    pub subordinate_ids: Option<SubordinateIds>,
+    /// Cgroups.
+    pub cgroup: CgroupHost,
+    /// Hard resource limits of the prober; a sandbox cannot go above. Names as in `getrlimit(2)`.
+    pub rlimits_hard: BTreeMap<String, u64>,
+    /// Page size in bytes.
+    pub page_bytes: u64,
+    /// Symbolic links at `/` such as `bin -> usr/bin`, for `host:`.
+    pub root_links: BTreeMap<PathBuf, PathBuf>,
+    /// What `host:` shows of the machine, at the same paths: `/usr`, some of `/etc`, `/lib` where it is a directory.
+    pub host_shown: Vec<PathBuf>,
+    /// Fingerprint of what `host:` shows.
+    pub host_fingerprint: String,
+}
+
+/// The answer to one probe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// Whether it works here.
+    pub works: bool,
+    /// What was tried and what the kernel said; for `doctor`.
+    pub detail: String,
+}
+
+/// Ids that `newuidmap(1)` may map for this user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubordinateIds {
+    /// Path of `newuidmap`; empty when the prober is root and writes the maps itself.
+    pub newuidmap: PathBuf,
+    /// Path of `newgidmap`.
+    pub newgidmap: PathBuf,
+    /// First uid and count.
+    pub uids: (u32, u32),
+    /// First gid and count.
+    pub gids: (u32, u32),
+}
+
+/// Cgroups of this machine, as the caller may use them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupHost {
+    /// How the hierarchies are mounted.
+    pub version: CgroupVersion,
+    /// Where each controller can be had. Absent: it cannot be had at all.
+    pub controllers: BTreeMap<Controller, ControllerPlace>,
+    /// Controllers that exist and cannot be used by this caller, and why.
+    pub unusable: BTreeMap<Controller, String>,
+    /// Limits that already hold around the caller (a scheduler's job): the least on the path to the root.
+    pub ambient: BTreeMap<Controller, u64>,
+}
+
+/// How cgroup hierarchies are mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CgroupVersion {
+    /// None is mounted.
+    None,
+    /// Each controller in a version 1 hierarchy.
+    V1,
+    /// Version 1 hierarchies hold the controllers that matter; version 2 is mounted as well.
+    Hybrid,
+    /// Version 2 only.
+    V2,
+}
+
+/// A cgroup controller, by its version 1 name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Controller {
+    /// `memory`.
+    Memory,
+    /// `cpu`.
+    Cpu,
+    /// `pids`.
+    Pids,
+    /// `devices`; on version 2 a BPF program takes its place.
+    Devices,
+}
+
+/// Where a controller can be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControllerPlace {
+    /// Whether this controller is on a version 2 hierarchy.
+    pub unified: bool,
+    /// Directory in which a sandbox's cgroup can be made (absolute path in the mounted hierarchy).
+    pub parent: PathBuf,
+}

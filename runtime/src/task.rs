@@ -1,0 +1,200 @@
+//! What a caller asks for. Untrusted; nothing here has been allowed yet.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ric_images::Reference;
+use ric_policies::{Access, EngineName, Network};
+use serde::{Deserialize, Serialize};
+
+/// What a caller asks for: environment, work, inputs, wishes. Untrusted.
+///
+/// `None` means "asks for nothing": the policy's default applies, and may be dropped where a host
+/// cannot enforce it. `Some` is enforced or refused.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Task {
+    /// Who asks, as the kernel says.
+    pub caller: Caller,
+    /// The image.
+    pub image: Reference,
+    /// What shall run.
+    pub work: WorkAsk,
+    /// The engine, if a certain one is wanted.
+    pub engine: Option<EngineName>,
+    /// Directories and files to be mounted.
+    pub mounts: Vec<MountAsk>,
+    /// Limits.
+    pub limits: LimitWishes,
+    /// The network.
+    pub network: Option<Network>,
+    /// Whose ids the task runs with.
+    pub user: Option<UserChoice>,
+    /// Working directory in the sandbox.
+    pub workdir: Option<PathBuf>,
+    /// Environment variables, which win over the image's.
+    pub variables: BTreeMap<String, String>,
+    /// Files to appear in `/task`, read-only.
+    pub inputs: Vec<InputAsk>,
+    /// Files of `/task` to be copied out.
+    pub outputs: Vec<OutputAsk>,
+    /// How much of a warm container may be shared with earlier tasks.
+    pub fresh: Fresh,
+    /// Keeps tasks of one uid apart from each other, for callers that serve several people.
+    pub tenant: Option<String>,
+    /// Give the task a terminal of its own.
+    pub terminal: bool,
+}
+
+/// Who asks, as the kernel says.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Caller {
+    /// Effective uid.
+    pub uid: u32,
+    /// Effective gid.
+    pub gid: u32,
+    /// Supplementary groups, sorted.
+    pub groups: Vec<u32>,
+    /// Login name, if the machine knows one.
+    pub name: Option<String>,
+}
+
+/// What shall run.
+#[derive(Debug, Clone, PartialEq)]
+pub enum WorkAsk {
+    /// A command and its arguments. Empty: the image's entry point and command.
+    Command(Vec<String>),
+    /// A Python function.
+    Call(FunctionAsk),
+}
+
+/// A Python function and its arguments.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FunctionAsk {
+    /// Name shown in tracebacks, such as `hello.py`.
+    pub file_name: String,
+    /// Source text of the whole file.
+    pub source: Vec<u8>,
+    /// Name of the function in it.
+    pub function: String,
+    /// Arguments.
+    pub arguments: Arguments,
+}
+
+/// Arguments of a call, in the form in which they travel.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Arguments {
+    /// JSON values.
+    Json {
+        /// Positional.
+        positional: Vec<Argument>,
+        /// By name.
+        named: BTreeMap<String, Argument>,
+    },
+    /// A pickle of `(args, kwargs)` made by a caller that is itself Python.
+    Pickle {
+        /// The bytes. Never decoded on this side.
+        bytes: Vec<u8>,
+        /// Python `major.minor` that made it.
+        python: String,
+    },
+}
+
+/// One JSON argument.
+pub type Argument = serde_json::Value;
+
+/// A path outside the sandbox, opened by the caller: what the kernel says about the descriptor.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PathFacts {
+    /// As the caller wrote it; for messages.
+    pub asked: PathBuf,
+    /// Real path of the descriptor, symbolic links resolved.
+    pub real: PathBuf,
+    /// Device number of the inode.
+    pub device: u64,
+    /// Inode number.
+    pub inode: u64,
+    /// What it is.
+    pub kind: PathKind,
+}
+
+/// What a path is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum PathKind {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File,
+    /// Anything else: device, socket, pipe.
+    Special,
+}
+
+/// A mount that a task asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MountAsk {
+    /// What is mounted.
+    pub source: PathFacts,
+    /// Index of the open descriptor in the list that travels beside the task.
+    pub descriptor: usize,
+    /// Absolute path in the sandbox.
+    pub target: PathBuf,
+    /// Access asked for; `None`: read-only.
+    pub access: Option<Access>,
+}
+
+/// Limits that a task asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LimitWishes {
+    /// Bytes of memory.
+    pub memory_bytes: Option<u64>,
+    /// Thousandths of a processor.
+    pub cpus_milli: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+    /// Wall-clock time.
+    pub time: Option<Duration>,
+}
+
+/// Whose ids a task runs with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UserChoice {
+    /// The caller's.
+    Caller,
+    /// The image's `User`.
+    Image,
+    /// Uid 0 of a user namespace of subordinate ids.
+    Root,
+}
+
+/// A file that shall appear in `/task`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InputAsk {
+    /// The file.
+    pub source: PathFacts,
+    /// Index of the open descriptor in the list that travels beside the task.
+    pub descriptor: usize,
+    /// Name in `/task`, without slashes.
+    pub name: String,
+}
+
+/// A file of `/task` that shall be copied out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutputAsk {
+    /// Name in `/task`, without slashes.
+    pub name: String,
+    /// Where the caller wants it; for messages. The caller's side opens it.
+    pub target: PathBuf,
+}
+
+/// What each task gets new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fresh {
+    /// The call.
+    Nothing,
+    /// A process forked from the warm interpreter.
+    Process,
+    /// The container.
+    Container,
+}
