@@ -1,16 +1,22 @@
-//! The policy as plain data: every key of the YAML file, checked, with the place each value came from.
+//! The policy as plain data: every key of the YAML file, checked, with the place it came from.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::mistake::Printable;
 
 /// What a site allows. Every value is set: what a file leaves out comes from the built-in default.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Policy {
     /// Name shown in refusals.
     pub name: String,
-    /// The files that made this policy, outermost (site or built-in) first.
+    /// The files that made this policy, outermost first. The first is the site's, or
+    /// [`BUILT_IN`] where the site has none.
     pub files: Vec<PathBuf>,
     /// SHA-256 of the effective policy, as 64 hex digits. Part of every sandbox's identity.
     pub digest: String,
@@ -26,7 +32,8 @@ pub struct Policy {
     pub network: Ruled<Vec<Network>>,
     /// Whose uid and gid a task runs with.
     pub run_as: Ruled<RunAs>,
-    /// The uid and gid that a root caller's tasks run with, unless `run_as` or the caller says otherwise.
+    /// The uid and gid that a root caller's tasks run with, unless `run_as` or the caller says
+    /// otherwise.
     pub root_runs_as: Ruled<u32>,
     /// Directories of the machine that `host:` shows besides `/usr`, read-only.
     pub host_paths: Vec<Ruled<PathBuf>>,
@@ -34,7 +41,13 @@ pub struct Policy {
     pub limits: LimitRules,
     /// Protections that must be enforced here, or the task is refused.
     pub require: Vec<Ruled<Protection>>,
+    /// The place that set each key last, by its name in the file (`mounts`, `limits.memory.most`).
+    /// Tells the origin of a list that is empty and of a limit that is `none`.
+    pub set_by: BTreeMap<&'static str, Origin>,
 }
+
+/// Stands in [`Policy::files`] and before origins where the built-in default is meant.
+pub const BUILT_IN: &str = "built-in default";
 
 /// A value and the place in a policy file that set it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
@@ -87,8 +100,11 @@ pub enum ShortNames {
 }
 
 /// A way to start containers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
 pub enum EngineName {
     /// The embedded engine: this program itself.
     Native,
@@ -112,8 +128,11 @@ pub struct MountRule {
 }
 
 /// What a task may do with a mount.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
 pub enum Access {
     /// Read only, applied to submounts too.
     ReadOnly,
@@ -122,8 +141,9 @@ pub enum Access {
 }
 
 /// What a task sees of the network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
 pub enum Network {
     /// A namespace of its own in which only the loopback interface is up (Docker: `none`).
     Loopback,
@@ -132,8 +152,9 @@ pub enum Network {
 }
 
 /// Whose uid and gid a task runs with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
 pub enum RunAs {
     /// The caller's uid, gid and groups.
     Caller,
@@ -164,8 +185,11 @@ pub struct Bound<T> {
 }
 
 /// Something a sandbox enforces, which a host may or may not be able to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
 pub enum Protection {
     /// The memory limit.
     Memory,
@@ -175,10 +199,44 @@ pub enum Protection {
     Pids,
     /// The system call filter.
     Seccomp,
-    /// The list of device nodes that can be opened, enforced by the kernel besides by their absence.
+    /// The list of device nodes that can be opened, enforced by the kernel besides by their
+    /// absence.
     Devices,
     /// Namespaces of its own: mount, pid, ipc, uts, cgroup.
     Namespaces,
     /// A network of its own.
     Network,
+}
+
+impl Policy {
+    /// Where `key` was set, by its name in the file, such as `mounts` or `limits.memory.most`.
+    pub fn origin_of(&self, key: &str) -> &Origin {
+        self.set_by.get(key).unwrap_or(&Origin::BuiltIn)
+    }
+}
+
+impl<T> Bound<T> {
+    /// The place in a file that demands this limit, if one does.
+    ///
+    /// `None`: nothing but the built-in default asks for it, and a host that cannot enforce it may
+    /// go without. Asking the default's own origin is not enough: a site that sets only `most`
+    /// demands the limit too.
+    pub fn demanded_by(&self) -> Option<&Origin> {
+        let origins = [&self.default, &self.most].into_iter().flatten().map(|rule| &rule.origin);
+        origins.into_iter().find(|origin| match origin {
+            Origin::BuiltIn => false,
+            Origin::File { .. } => true,
+        })
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::BuiltIn => formatter.write_str(BUILT_IN),
+            Origin::File { path, line } => {
+                write!(formatter, "{}:{line}", Printable(&path.to_string_lossy()))
+            }
+        }
+    }
 }

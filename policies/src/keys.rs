@@ -1,0 +1,254 @@
+//! Every key of a policy file: how it is written, what an admin has to know about it, what kind of
+//! rule it is.
+//!
+//! A new key is a field of [`Keys`] (its doc comment is the manual and the JSON Schema), a field of
+//! [`Policy`], and a line in [`visit`]. Reading, checking, filling in, narrowing, printing and the
+//! digest follow from its kind, a method of [`Visitor`].
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::meaning::{Choice, Grant, Said};
+use crate::names::{Directory, Host, ImagePattern, Name, Uid, Version};
+use crate::said::{Key, Limit, Listed, MountSaid, ShortNamesSaid};
+use crate::units::{Cpus, Memory, Pids, Time, Unit};
+use crate::{Bound, EngineName, Network, Policy, Protection, Ruled, RunAs};
+
+/// What the tasks of a site may do, for `/etc/run-in-container/policy.yaml` and for `--policy`.
+///
+/// A key that a site's file leaves out has the built-in default. A key that a further file leaves
+/// out stays as it was.
+#[derive(Debug, Clone, Deserialize, JsonSchema, Default)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "Policy of run-in-container")]
+pub(crate) struct Keys {
+    /// The version of this format. Required, always `1`.
+    #[expect(dead_code, reason = "to have read it is to have checked it")]
+    pub(crate) version: Key<Version>,
+
+    /// A name for refusals and logs. It changes nothing else.
+    ///
+    /// Narrowing: the name of the site's policy stays.
+    #[serde(default)]
+    pub(crate) name: Key<Name>,
+
+    /// Which images may be used at all. Nothing of any other image is fetched or read.
+    #[serde(default)]
+    pub(crate) images: Images,
+
+    /// How registries are reached.
+    #[serde(default)]
+    pub(crate) registries: RegistryKeys,
+
+    /// The engines that may start containers, in order of preference: a task that asks for none
+    /// gets the first that works on its machine.
+    ///
+    /// Narrowing: engines can be taken away, the order stays. One must be left.
+    #[serde(default)]
+    pub(crate) engines: Key<Listed<EngineName>>,
+
+    /// The directories of the machine that tasks may mount, and the most access a mount may have.
+    /// What lies under none of them is refused.
+    ///
+    /// For users who shall be able to mount their own files, list where these are:
+    /// `mounts: [{source: /home, access: read-write}]`. File permissions still hold: a task has the
+    /// rights of its caller. Sources are compared component by component (`/scratch` does not allow
+    /// `/scratch2`) with the real path of what a task mounts, so write them without symbolic links.
+    /// The nearest rule decides; a rule further down that grants less also binds mounts above it,
+    /// because they would show its directory.
+    ///
+    /// Narrowing: a path stays allowed where both files allow it, with the lesser access.
+    #[serde(default)]
+    pub(crate) mounts: Key<Listed<MountSaid>>,
+
+    /// The networks that tasks may ask for. The first is what a task gets that asks for none.
+    ///
+    /// Narrowing: networks can be taken away, the order stays. One must be left.
+    #[serde(default)]
+    pub(crate) network: Key<Listed<Network>>,
+
+    /// Whose uid and gid tasks run with. With `caller`, an image's `User` is shown, not followed.
+    ///
+    /// Narrowing: `image` can become `caller`.
+    #[serde(default)]
+    pub(crate) run_as: Key<RunAs>,
+
+    /// The uid and gid that the tasks of a root caller run with. `0` leaves them root's.
+    ///
+    /// Narrowing: `0` can become another id; another id stays.
+    #[serde(default)]
+    pub(crate) root_runs_as: Key<Uid>,
+
+    /// Directories that `host:` shows read-only besides `/usr`, such as a software tree. Python is
+    /// looked for in their `bin` too.
+    ///
+    /// Narrowing: a path stays shown where both files show it.
+    #[serde(default)]
+    pub(crate) host_paths: Key<Listed<Directory>>,
+
+    /// What tasks may use. Each limit has a `default`, for tasks that ask for nothing, and `most`,
+    /// which bounds what a task may ask for. Both may be `none`. A task that asks for nothing gets
+    /// `most` where that is less than the default, or where there is no default.
+    ///
+    /// A limit that a file sets is enforced on a machine or tasks are refused there. Only the
+    /// built-in defaults give way where a machine cannot enforce them, and the outcome says so.
+    ///
+    /// Narrowing: the lesser value of both files holds.
+    #[serde(default)]
+    pub(crate) limits: Limits,
+
+    /// Protections that must be enforced on the machine, or the task is refused. A limit of a
+    /// scheduler's job around the task satisfies the demand for it.
+    ///
+    /// Narrowing: both files' demands hold.
+    #[serde(default)]
+    pub(crate) require: Key<Listed<Protection>>,
+}
+
+/// Which images may be used.
+#[derive(Debug, Clone, Deserialize, JsonSchema, Default)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub(crate) struct Images {
+    /// Patterns of image references; an image is used only if one of them matches it. An empty
+    /// list allows none.
+    ///
+    /// `*` stands for any text, also across `/`; everything else for itself. The whole reference
+    /// must match as `run-in-container plan` prints it, transport and tag included:
+    /// `docker://registry.example.org/*`, `docker://registry.example.org/*@sha256:*` for pinned
+    /// images only, `sif:/apps/images/*`, `host:`.
+    ///
+    /// Narrowing: an image stays allowed where both files allow it.
+    pub(crate) allow: Key<Listed<ImagePattern>>,
+
+    /// Patterns of image references that are refused even if `allow` has them.
+    ///
+    /// Narrowing: what either file denies is refused.
+    pub(crate) deny: Key<Listed<ImagePattern>>,
+}
+
+/// How registries are reached.
+#[derive(Debug, Clone, Deserialize, JsonSchema, Default)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub(crate) struct RegistryKeys {
+    /// What a name without a registry means, such as `python:3.12`: `deny`, or a list of
+    /// registries that are tried in order.
+    ///
+    /// Whoever can put an image into one of these under a name that an earlier one lacks decides
+    /// what users run.
+    ///
+    /// Narrowing: registries can be taken away, the order stays. With none left it is `deny`.
+    pub(crate) short_names: Key<ShortNamesSaid>,
+
+    /// Registries, as `HOST` or `HOST:PORT`, that are spoken to over plain HTTP. Anyone on the way
+    /// can then read and replace what is pulled by tag. All others need HTTPS.
+    ///
+    /// Narrowing: registries can be taken away.
+    pub(crate) insecure: Key<Listed<Host>>,
+}
+
+/// What tasks may use.
+#[derive(Debug, Clone, Deserialize, JsonSchema, Default)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub(crate) struct Limits {
+    /// Memory of all processes of a task with its page cache, `/task`, `/tmp` and `/dev/shm`, as
+    /// `512MiB`, `1GiB`, `1GB` or in bytes. Swap does not add to it.
+    pub(crate) memory: Limit<Memory>,
+
+    /// Processor time per wall-clock time, in processors: `0.5`, `2`.
+    pub(crate) cpus: Limit<Cpus>,
+
+    /// Processes and threads.
+    pub(crate) pids: Limit<Pids>,
+
+    /// Wall-clock time from start to end, as `90s`, `10m`, `1h30m`, `2d`. The task is killed when
+    /// it passes.
+    pub(crate) time: Limit<Time>,
+}
+
+/// What is done with every key: checking, filling in, narrowing, printing. One method per kind.
+pub(crate) trait Visitor {
+    /// Why it could not be done.
+    type Error;
+
+    /// A list of what is allowed. Narrowing keeps what both lists allow.
+    fn grants<S: Grant>(
+        &mut self,
+        key: &'static str,
+        rule: &mut Vec<Ruled<S::Rule>>,
+        said: &Key<Listed<S>>,
+    ) -> Result<(), Self::Error>;
+
+    /// A list of what is allowed, the best first and at least one. Narrowing keeps the order.
+    fn ranking<S: Said>(
+        &mut self,
+        key: &'static str,
+        rule: &mut Ruled<Vec<S::Rule>>,
+        said: &Key<Listed<S>>,
+    ) -> Result<(), Self::Error>;
+
+    /// A list of what is forbidden or demanded. Narrowing adds to it.
+    fn demands<S: Said>(
+        &mut self,
+        key: &'static str,
+        rule: &mut Vec<Ruled<S::Rule>>,
+        said: &Key<Listed<S>>,
+    ) -> Result<(), Self::Error>;
+
+    /// One value, of which narrowing keeps the stricter.
+    fn choice<S: Choice>(
+        &mut self,
+        key: &'static str,
+        rule: &mut Ruled<S::Rule>,
+        said: &Key<S>,
+    ) -> Result<(), Self::Error>;
+
+    /// A default and the most that may be asked for, of which narrowing keeps the lesser.
+    fn bound<U: Unit>(
+        &mut self,
+        keys: BoundKeys,
+        rule: &mut Bound<U::Value>,
+        said: &Limit<U>,
+    ) -> Result<(), Self::Error>;
+}
+
+/// The two keys of a bound.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BoundKeys {
+    pub(crate) default: &'static str,
+    pub(crate) most: &'static str,
+}
+
+/// `default` and `most` below a key.
+macro_rules! bound_keys {
+    ($key:literal) => {
+        BoundKeys { default: concat!($key, ".default"), most: concat!($key, ".most") }
+    };
+}
+
+/// Shows every key but `version` and `name` to `visitor`, once, in the order of the manual.
+pub(crate) fn visit<V: Visitor>(
+    policy: &mut Policy,
+    keys: &Keys,
+    visitor: &mut V,
+) -> Result<(), V::Error> {
+    visitor.grants("images.allow", &mut policy.images.allow, &keys.images.allow)?;
+    visitor.demands("images.deny", &mut policy.images.deny, &keys.images.deny)?;
+    let (rules, said) = (&mut policy.registries, &keys.registries);
+    visitor.choice("registries.short_names", &mut rules.short_names, &said.short_names)?;
+    visitor.grants("registries.insecure", &mut rules.insecure, &said.insecure)?;
+    visitor.ranking("engines", &mut policy.engines, &keys.engines)?;
+    visitor.grants("mounts", &mut policy.mounts, &keys.mounts)?;
+    visitor.ranking("network", &mut policy.network, &keys.network)?;
+    visitor.choice("run_as", &mut policy.run_as, &keys.run_as)?;
+    visitor.choice("root_runs_as", &mut policy.root_runs_as, &keys.root_runs_as)?;
+    visitor.grants("host_paths", &mut policy.host_paths, &keys.host_paths)?;
+    let (rules, said) = (&mut policy.limits, &keys.limits);
+    visitor.bound(bound_keys!("limits.memory"), &mut rules.memory_bytes, &said.memory)?;
+    visitor.bound(bound_keys!("limits.cpus"), &mut rules.cpus_milli, &said.cpus)?;
+    visitor.bound(bound_keys!("limits.pids"), &mut rules.pids, &said.pids)?;
+    visitor.bound(bound_keys!("limits.time"), &mut rules.time, &said.time)?;
+    visitor.demands("require", &mut policy.require, &keys.require)
+}
