@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::{Config, Identity};
 
 /// A form that engines need an image in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Form {
     /// Directories to be stacked by overlayfs.
     Layers,
@@ -18,6 +18,7 @@ pub struct Image {
     pub identity: Identity,
     /// Defaults it declares.
     pub config: Config,
-    /// Directories, lowest first: unpacked layers, or the one directory of `dir:`. Empty for `host:`.
+    /// Directories, lowest first: unpacked layers, or the one directory of `dir:`. Empty for
+    /// `host:`.
     pub layers: Vec<PathBuf>,
 }

@@ -2,10 +2,30 @@
 //!
 //! Depends on nothing of ours; knows nothing of policies, tasks or namespaces.
 
+mod access;
+mod digest;
+mod document;
 mod image;
+mod image_config;
+mod layer;
 mod manifest;
+mod name;
+mod pull;
 mod reference;
+mod resolve;
+mod shown;
+mod source;
+mod store;
 
+pub use access::{Access, Progress, Silent};
+pub use digest::{BlobFault, Digest, DigestError, Verified};
+pub use document::ManifestError;
 pub use image::{Form, Image};
+pub use image_config::read_documents;
+pub use layer::{Contents, LayerError, Limits, Refused, unpack_layer};
 pub use manifest::{Config, Identity, LayerDescriptor, Manifest, MediaType};
-pub use reference::{Reference, RegistryName};
+pub use pull::{PullError, ensure};
+pub use reference::{Part, Reference, ReferenceError, RegistryName};
+pub use resolve::{ResolveError, resolve};
+pub use source::{HttpError, RegistryError, SourceError, Timeouts};
+pub use store::{Damage, Store, StoreError, Unsafe, default_root, is_local_filesystem};

@@ -1,6 +1,10 @@
 //! What an image is made of, before any of it is unpacked.
 
-use serde::Serialize;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Digest;
 
 /// An image by digest: what `plan` needs to know and what `ensure` needs to fetch.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -16,12 +20,21 @@ pub struct Manifest {
 }
 
 /// What an image is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Identity {
-    /// Digest of the manifest that was verified, `sha256:…`.
-    Digest(String),
+    /// Digest of the manifest that was verified.
+    Digest(Digest),
     /// A fingerprint of paths on this machine (`host:`, `dir:`); not a digest of content.
     Fingerprint(String),
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Identity::Digest(digest) => digest.fmt(f),
+            Identity::Fingerprint(fingerprint) => f.write_str(fingerprint),
+        }
+    }
 }
 
 /// Defaults that an image declares.
@@ -48,10 +61,10 @@ pub struct Config {
 /// One layer of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct LayerDescriptor {
-    /// Digest of the blob as stored or sent, `sha256:…`.
-    pub digest: String,
-    /// Digest of the uncompressed tar, `sha256:…`: the layer's name in the store.
-    pub diff_id: String,
+    /// Digest of the blob as stored or sent.
+    pub digest: Digest,
+    /// Digest of the uncompressed tar: the layer's name in the store.
+    pub diff_id: Digest,
     /// Bytes of the blob.
     pub blob_bytes: u64,
     /// How the blob is packed.

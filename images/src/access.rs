@@ -1,0 +1,61 @@
+//! What [`resolve`](crate::resolve) and [`ensure`](crate::ensure) may use, and whom they tell.
+
+use std::fmt;
+
+use crate::source::Network;
+use crate::{Digest, Limits, Store, Timeouts};
+
+/// What the caller grants: this crate knows no policy, reads no environment and opens no store by
+/// itself.
+#[derive(Clone, Copy)]
+pub struct Access<'a> {
+    /// Where layers are kept. `None` is enough for `host:` and `dir:`, and to look at archives.
+    pub store: Option<&'a Store>,
+    /// Registries, `HOST` or `HOST:PORT`, that may be spoken to in plain HTTP. All others are
+    /// spoken to in TLS.
+    pub plain_hosts: &'a [String],
+    /// What `host:` is on this machine; becomes its [`Identity`](crate::Identity).
+    pub host_fingerprint: &'a str,
+    /// How much a layer may unpack to.
+    pub limits: &'a Limits,
+    /// How long to wait for a registry.
+    pub timeouts: Timeouts,
+    /// Is told what is being fetched.
+    pub progress: &'a dyn Progress,
+}
+
+impl fmt::Debug for Access<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Access")
+            .field("plain_hosts", &self.plain_hosts)
+            .field("host_fingerprint", &self.host_fingerprint)
+            .field("timeouts", &self.timeouts)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> Access<'a> {
+    pub(crate) fn network(&self) -> Network<'a> {
+        Network { plain_hosts: self.plain_hosts, timeouts: self.timeouts }
+    }
+}
+
+/// Is told how a pull gets on. Called from several threads at once, several hundred times a second.
+pub trait Progress: Sync {
+    /// The layer `digest` of `blob_bytes` bytes begins to be read, or begins again from its start.
+    fn started(&self, digest: &Digest, blob_bytes: u64);
+    /// `bytes` more of it were read.
+    fn advanced(&self, digest: &Digest, bytes: u64);
+    /// It is in the store.
+    fn finished(&self, digest: &Digest);
+}
+
+/// Tells nobody.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn started(&self, _: &Digest, _: u64) {}
+    fn advanced(&self, _: &Digest, _: u64) {}
+    fn finished(&self, _: &Digest) {}
+}

@@ -1,0 +1,175 @@
+//! Unpacks one layer: a blob in, one directory out that overlayfs can stack.
+//!
+//! Layers come from strangers, so this is where most attacks on an unpacker aim. Each file does one
+//! thing about it, in the order in which bytes travel:
+//!
+//! - `packed` reads the blob once, counts and hashes it, and bounds what comes out of it;
+//! - `bytes` carries the tar between threads;
+//! - `header` and `pax` make entries of it, and refuse what readers disagree about;
+//! - `name` says which path of the layer an entry means;
+//! - `tree` finds and makes directories, below the layer's root whatever links there are;
+//! - `write` makes everything else;
+//! - `remove` takes a tree away again;
+//! - `fingerprint` digests a tree as it is on disk.
+//!
+//! Three threads work on a layer: this one unpacks, one hashes the tar, one writes. A layer is
+//! unpacked without its lower ones, so that layers can be unpacked in any order and shared by all
+//! images; `docs/decisions/layers.md` says what follows from that.
+//!
+//! **Invariant:** nothing outside the root is read, changed or made, whatever the archive holds,
+//! and what is accepted does not depend on who unpacks it.
+
+mod bytes;
+mod error;
+mod fingerprint;
+mod header;
+mod limits;
+mod name;
+mod packed;
+mod pax;
+mod remove;
+mod tree;
+mod write;
+
+use std::os::fd::BorrowedFd;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use sha2::{Digest as _, Sha256};
+
+pub use error::{LayerError, Refused};
+pub use limits::Limits;
+pub use write::Contents;
+
+pub(crate) use fingerprint::fingerprint;
+pub(crate) use remove::remove;
+
+use crate::{Digest, LayerDescriptor};
+use bytes::{Bytes, Chunk};
+use error::{Fault, shown};
+use packed::{Counted, Stop};
+
+/// Chunks on their way to each thread: enough to even out large and small files.
+const CHUNKS_AHEAD: usize = 8;
+
+/// Unpacks `blob` into the empty directory `root`, checking its size, its digest and its diff ID.
+///
+/// On error what was written so far is left in `root`, and means nothing: nobody may look at it
+/// before this returns. Nothing is synced to disk.
+///
+/// # Errors
+/// See [`LayerError`]. A blob that is not what the manifest names is told apart from one that is
+/// but holds something wrong.
+pub fn unpack_layer(
+    layer: &LayerDescriptor,
+    blob: &mut dyn std::io::Read,
+    limits: &Limits,
+    root: BorrowedFd<'_>,
+) -> Result<Contents, LayerError> {
+    let blob = Counted::new(blob, layer);
+    let verify = || blob.drain().map_err(|stop| from_stop(stop, layer));
+    let (unpacked, written, diff_id) = run(layer, &blob, limits, root).map_err(|source| {
+        // This user may have no more threads (`RLIMIT_NPROC`, a pids cgroup).
+        let (call, path, diff_id) = ("pthread_create(3)", ".".to_owned(), layer.diff_id);
+        LayerError::Disk { call, path, diff_id, source }
+    })?;
+    let failed = match (unpacked, written) {
+        (Ok(()), Ok(contents)) => {
+            verify()?;
+            return check_diff_id(layer, diff_id).map(|()| contents);
+        }
+        (Ok(()) | Err(Stop::Refused), Err(fault)) => from_fault(fault, layer),
+        (Err(stop), _) => from_stop(stop, layer),
+    };
+    // Damage on the way shows as nonsense in the archive long before the digest can tell.
+    if matches!(
+        failed,
+        LayerError::Packing { .. } | LayerError::Malformed { .. } | LayerError::Entry { .. }
+    ) {
+        verify()?;
+    }
+    Err(failed)
+}
+
+type Ended = (Result<(), Stop>, Result<Contents, Fault>, Digest);
+
+/// Runs the three threads to their ends: unpacking, writing, and the digest of the tar.
+fn run(
+    layer: &LayerDescriptor,
+    blob: &Counted<'_>,
+    limits: &Limits,
+    root: BorrowedFd<'_>,
+) -> std::io::Result<Ended> {
+    std::thread::scope(|scope| {
+        let (to_writer, for_writer) = sync_channel(CHUNKS_AHEAD);
+        let (to_hasher, for_hasher) = sync_channel(CHUNKS_AHEAD);
+        // Where a user may have no more threads, the scope still ends: both channels close.
+        let thread = std::thread::Builder::new;
+        let write = move || write::write(Bytes::new(for_writer), limits, root);
+        let writer = thread().spawn_scoped(scope, write)?;
+        let hasher = thread().spawn_scoped(scope, move || hash(&for_hasher))?;
+        let unpacked = feed(layer, blob, limits, &to_writer, &to_hasher);
+        drop((to_writer, to_hasher));
+        let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let diff_id = hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok((unpacked, written, diff_id))
+    })
+}
+
+fn feed(
+    layer: &LayerDescriptor,
+    blob: &Counted<'_>,
+    limits: &Limits,
+    writer: &SyncSender<Option<Chunk>>,
+    hasher: &SyncSender<Chunk>,
+) -> Result<(), Stop> {
+    let mut sink = |chunk: Chunk| {
+        hasher.send(Chunk::clone(&chunk)).is_ok() && writer.send(Some(chunk)).is_ok()
+    };
+    packed::unpack(blob, layer.media_type, limits, &mut sink)?;
+    writer.send(None).map_err(|_| Stop::Refused)
+}
+
+fn hash(chunks: &Receiver<Chunk>) -> Digest {
+    let mut hasher = Sha256::new();
+    for chunk in chunks {
+        hasher.update(&*chunk);
+    }
+    Digest::from_hasher(hasher)
+}
+
+fn check_diff_id(layer: &LayerDescriptor, actual: Digest) -> Result<(), LayerError> {
+    let (digest, expected) = (layer.digest, layer.diff_id);
+    if actual != expected {
+        return Err(LayerError::DiffId { digest, expected, actual });
+    }
+    Ok(())
+}
+
+fn from_stop(stop: Stop, layer: &LayerDescriptor) -> LayerError {
+    let digest = layer.digest;
+    match stop {
+        Stop::Read { offset, source } => LayerError::Read { digest, offset, source },
+        Stop::Blob(source) => LayerError::Blob { diff_id: layer.diff_id, source },
+        Stop::Packing(what) => {
+            let packing = packed::packing(layer.media_type);
+            LayerError::Packing { digest, packing, what }
+        }
+        Stop::Limit { limit, most } => LayerError::Limit { limit, most },
+        Stop::Refused => unreachable!("a writer that refuses chunks has failed"),
+    }
+}
+
+fn from_fault(fault: Fault, layer: &LayerDescriptor) -> LayerError {
+    match fault {
+        Fault::Malformed { offset, what } => LayerError::Malformed { offset, what },
+        Fault::Entry { path, reason } => LayerError::Entry { path: shown(&path), reason },
+        Fault::Limit { limit, most } => LayerError::Limit { limit, most },
+        Fault::Disk { call, path, errno } => LayerError::Disk {
+            call,
+            path: shown(&path),
+            diff_id: layer.diff_id,
+            source: errno.into(),
+        },
+        Fault::Cut => unreachable!("chunks end early only when unpacking failed"),
+    }
+}

@@ -1,0 +1,341 @@
+//! The verb that makes the root of a [`Manifest`] exist on disk: layers from a source into the
+//! store.
+//!
+//! Layers that the store has are not fetched; the others are, a few at the same time. A source only
+//! streams, the store checks, unpacks and publishes ([`Store::add_layer`]).
+
+use std::collections::HashMap;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crate::layer::LayerError;
+use crate::resolve::directory_fingerprint;
+use crate::source::{self, Source};
+use crate::store::{Store, StoreError};
+use crate::{
+    Access, BlobFault, Digest, Form, HttpError, Identity, Image, LayerDescriptor, Manifest,
+    Progress, Reference, ReferenceError, SourceError,
+};
+
+/// Layers fetched at the same time: more does not fill a link better, and each unpacks on a core.
+const LAYERS_AT_ONCE: usize = 3;
+
+/// Times that a layer is read when its transfer breaks off.
+const TRIES: u32 = 3;
+
+/// Wait before a layer is read again; the third time twice as long.
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(250);
+
+/// Why an image could not be brought onto disk. Layers that were finished stay in the store.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// No store to put layers in.
+    #[error("cannot fetch {reference} without a store")]
+    NoStore {
+        /// What was asked for.
+        reference: String,
+    },
+    /// The manifest's reference is none, or none that layers can come from.
+    #[error("cannot fetch layers from `{reference}`")]
+    Reference {
+        /// What the manifest says.
+        reference: String,
+        /// What is wrong with it, if it does not parse.
+        source: Option<ReferenceError>,
+    },
+    /// The directory of `dir:` cannot be used any more.
+    #[error("cannot use the directory of {reference}")]
+    Directory {
+        /// What was asked for.
+        reference: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The directory of `dir:` is another than `resolve` saw.
+    #[error("the directory of {reference} was changed or replaced while it was about to be used")]
+    Changed {
+        /// What was asked for.
+        reference: String,
+    },
+    /// A layer could not be read from where the image is.
+    #[error("cannot fetch layer {digest} of {reference}")]
+    Source {
+        /// What was asked for.
+        reference: String,
+        /// The layer's blob.
+        digest: Digest,
+        /// Why.
+        source: Box<SourceError>,
+    },
+    /// The place that the image is in cannot be opened any more.
+    #[error("cannot fetch the layers of {reference}")]
+    Open {
+        /// What was asked for.
+        reference: String,
+        /// Why.
+        source: Box<SourceError>,
+    },
+    /// A layer broke off, is another than it should be, or cannot be unpacked.
+    #[error("cannot unpack layer {digest} of {reference}")]
+    Layer {
+        /// What was asked for.
+        reference: String,
+        /// The layer's blob.
+        digest: Digest,
+        /// Why.
+        source: Box<LayerError>,
+    },
+    /// The store cannot note the image's name.
+    #[error("cannot note {reference} in the store")]
+    Store {
+        /// What was asked for.
+        reference: String,
+        /// Why.
+        source: StoreError,
+    },
+}
+
+impl PullError {
+    /// A way out, where there is an obvious one.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            PullError::Source { source, .. } | PullError::Open { source, .. } => source.hint(),
+            PullError::NoStore { .. }
+            | PullError::Reference { .. }
+            | PullError::Directory { .. }
+            | PullError::Changed { .. }
+            | PullError::Layer { .. }
+            | PullError::Store { .. } => None,
+        }
+    }
+}
+
+/// Makes the root of `manifest` exist on disk in `form` and returns it.
+///
+/// Idempotent, and safe from several processes as far as [`Store::add_layer`] is. Makes no request
+/// if the store has all layers. On error the store may have more layers than before, each complete.
+///
+/// # Errors
+/// As in [`PullError`].
+pub fn ensure(manifest: &Manifest, form: Form, access: &Access<'_>) -> Result<Image, PullError> {
+    let Form::Layers = form;
+    let layers = match &manifest.identity {
+        Identity::Fingerprint(fingerprint) => directory_layers(manifest, fingerprint)?,
+        Identity::Digest(digest) => {
+            let reference = || manifest.reference.clone();
+            let no_store = || PullError::NoStore { reference: reference() };
+            let store = access.store.ok_or_else(no_store)?;
+            let layers = ensure_layers(manifest, store, access)?;
+            let error = |source| PullError::Store { reference: reference(), source };
+            note_name(store, &manifest.reference, digest).map_err(error)?;
+            layers
+        }
+    };
+    Ok(Image { identity: manifest.identity.clone(), config: manifest.config.clone(), layers })
+}
+
+/// Writes only what is new: a name costs a wait for the disk.
+fn note_name(store: &Store, reference: &str, digest: &Digest) -> Result<(), StoreError> {
+    match store.tagged(reference) {
+        Ok(Some(noted)) if noted == *digest => Ok(()),
+        // A damaged note is written anew.
+        Ok(_) | Err(_) => store.tag(reference, digest),
+    }
+}
+
+fn parse_reference(manifest: &Manifest) -> Result<Reference, PullError> {
+    manifest.reference.parse().map_err(|source| PullError::Reference {
+        reference: manifest.reference.clone(),
+        source: Some(source),
+    })
+}
+
+/// The one directory of `dir:`; none for `host:`, whose paths the runtime knows.
+fn directory_layers(manifest: &Manifest, fingerprint: &str) -> Result<Vec<PathBuf>, PullError> {
+    let reference = || manifest.reference.clone();
+    match parse_reference(manifest)? {
+        Reference::Host => Ok(Vec::new()),
+        Reference::Dir(path) => {
+            let error = |source| PullError::Directory { reference: reference(), source };
+            if directory_fingerprint(&path).map_err(error)? != fingerprint {
+                return Err(PullError::Changed { reference: reference() });
+            }
+            Ok(vec![path])
+        }
+        Reference::DockerArchive(_)
+        | Reference::OciArchive(_)
+        | Reference::OciLayout { .. }
+        | Reference::Registry(_)
+        | Reference::ShortName { .. } => {
+            Err(PullError::Reference { reference: reference(), source: None })
+        }
+    }
+}
+
+fn ensure_layers(
+    manifest: &Manifest,
+    store: &Store,
+    access: &Access<'_>,
+) -> Result<Vec<PathBuf>, PullError> {
+    let mut there = HashMap::new();
+    let mut missing: Vec<&LayerDescriptor> = Vec::new();
+    for layer in &manifest.layers {
+        match store.layer(&layer.diff_id) {
+            Some(path) => {
+                there.insert(layer.diff_id, path);
+            }
+            None if missing.iter().any(|other| other.diff_id == layer.diff_id) => {}
+            None => missing.push(layer),
+        }
+    }
+    if !missing.is_empty() {
+        let error = |source| PullError::Open {
+            reference: manifest.reference.clone(),
+            source: Box::new(source),
+        };
+        let reference = parse_reference(manifest)?;
+        let source = source::open(&reference, access.network()).map_err(error)?;
+        let source = source.ok_or_else(|| PullError::Reference {
+            reference: manifest.reference.clone(),
+            source: None,
+        })?;
+        let fetch = Fetch {
+            reference: &manifest.reference,
+            source: source.as_ref(),
+            store,
+            access,
+            // A file that ends too early does so the second time too.
+            tries_max: if matches!(reference, Reference::Registry(_)) { TRIES } else { 1 },
+            next: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+        };
+        there.extend(fetch.all(&missing)?);
+    }
+    let path = |layer: &LayerDescriptor| there[&layer.diff_id].clone();
+    Ok(manifest.layers.iter().map(path).collect())
+}
+
+/// Layers on their way into the store, by several threads.
+struct Fetch<'a> {
+    reference: &'a str,
+    source: &'a dyn Source,
+    store: &'a Store,
+    access: &'a Access<'a>,
+    tries_max: u32,
+    /// The first layer that nobody has taken yet.
+    next: AtomicUsize,
+    /// One layer failed: the others need not end.
+    stop: AtomicBool,
+}
+
+impl Fetch<'_> {
+    fn all(&self, layers: &[&LayerDescriptor]) -> Result<HashMap<Digest, PathBuf>, PullError> {
+        let done = Mutex::new(Ok(HashMap::new()));
+        thread::scope(|scope| {
+            for _ in 0..layers.len().min(LAYERS_AT_ONCE) {
+                scope.spawn(|| {
+                    while let Some(layer) = self.take(layers) {
+                        let result = self.one(layer);
+                        let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                        match (&mut *done, result) {
+                            (Ok(paths), Ok(path)) => {
+                                paths.insert(layer.diff_id, path);
+                            }
+                            (done @ Ok(_), Err(error)) => {
+                                self.stop.store(true, Ordering::Relaxed);
+                                *done = Err(error);
+                            }
+                            // The first error is the cause, later ones follow from stopping.
+                            (Err(_), _) => {}
+                        }
+                    }
+                });
+            }
+        });
+        done.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take<'b>(&self, layers: &[&'b LayerDescriptor]) -> Option<&'b LayerDescriptor> {
+        if self.is_stopped() {
+            return None;
+        }
+        layers.get(self.next.fetch_add(1, Ordering::Relaxed)).copied()
+    }
+
+    /// Fetches one layer, again from its start if the transfer breaks off.
+    fn one(&self, layer: &LayerDescriptor) -> Result<PathBuf, PullError> {
+        let (reference, digest) = (|| self.reference.to_owned(), layer.digest);
+        let progress = self.access.progress;
+        let mut tries = 0;
+        loop {
+            let blob = self.source.layer(layer).map_err(|error| PullError::Source {
+                reference: reference(),
+                digest,
+                source: Box::new(error),
+            })?;
+            progress.started(&digest, layer.blob_bytes);
+            let mut watched = Watched { blob, digest, progress, stop: &self.stop };
+            match self.store.add_layer(layer, &mut watched, self.access.limits) {
+                Ok(path) => {
+                    progress.finished(&digest);
+                    return Ok(path);
+                }
+                Err(error)
+                    if broke_off(&error) && tries + 1 < self.tries_max && !self.is_stopped() =>
+                {
+                    thread::sleep(TRY_AGAIN_AFTER * (1 << tries));
+                    tries += 1;
+                }
+                Err(error) => {
+                    let (reference, source) = (reference(), Box::new(error));
+                    return Err(PullError::Layer { reference, digest, source });
+                }
+            }
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// Whether reading the layer again may help: its bytes stopped coming, but none was wrong.
+fn broke_off(error: &LayerError) -> bool {
+    match error {
+        LayerError::Read { source, .. } => {
+            source.get_ref().and_then(|inner| inner.downcast_ref()).is_some_and(HttpError::may_pass)
+        }
+        LayerError::Blob { source: BlobFault::Short { .. }, .. } => true,
+        LayerError::Blob { source: BlobFault::Long { .. } | BlobFault::Content { .. }, .. }
+        | LayerError::DiffId { .. }
+        | LayerError::Packing { .. }
+        | LayerError::Malformed { .. }
+        | LayerError::Entry { .. }
+        | LayerError::Limit { .. }
+        | LayerError::Disk { .. }
+        | LayerError::Store { .. } => false,
+    }
+}
+
+/// Tells the progress of a blob, and ends it when another layer failed.
+struct Watched<'a> {
+    blob: Box<dyn Read + Send>,
+    digest: Digest,
+    progress: &'a dyn Progress,
+    stop: &'a AtomicBool,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(io::Error::other("another layer of the image failed"));
+        }
+        let count = self.blob.read(buffer)?;
+        self.progress.advanced(&self.digest, count as u64);
+        Ok(count)
+    }
+}

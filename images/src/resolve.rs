@@ -1,0 +1,267 @@
+//! The verb that turns a [`Reference`] into a [`Manifest`]: small documents only, no layers.
+//!
+//! Follows indexes to the image for this machine, reads its configuration, and checks that all of
+//! it fits together. What was read is put into the store by digest, so that a reference with a
+//! digest needs no network the next time; a tag is asked for anew each time, because it may have
+//! moved.
+
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::document::{DOCUMENT_BYTES_MAX, Descriptor, Document, ManifestError, Platform};
+use crate::image_config::{ImageConfig, assemble};
+use crate::source::{self, Source, Top};
+use crate::store::{Store, StoreError};
+use crate::{
+    Access, Config, Digest, Identity, LayerDescriptor, Manifest, Reference, RegistryName,
+    SourceError,
+};
+
+/// Indexes that are followed one after the other (an index of indexes is allowed, but not made by
+/// any tool; deeper ones are made to cost requests).
+const INDEX_DEPTH_MAX: usize = 2;
+
+/// Why a reference has no manifest that can be used here. No layer was fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// A short name reached the network. The site's policy says what short names mean.
+    #[error("`{name}` names no registry")]
+    ShortName {
+        /// The reference.
+        name: String,
+    },
+    /// The directory of `dir:` cannot be used.
+    #[error("cannot use the directory {}", path.display())]
+    Directory {
+        /// What was named.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The image could not be read from where it is.
+    #[error("cannot find the image {reference}")]
+    Source {
+        /// What was asked for.
+        reference: String,
+        /// Why.
+        source: Box<SourceError>,
+    },
+    /// One of the image's documents is wrong. Its maker must act.
+    #[error("the image {reference} cannot be used")]
+    Manifest {
+        /// What was asked for.
+        reference: String,
+        /// How.
+        source: ManifestError,
+    },
+    /// The image is for other machines. The user must name another.
+    #[error("the image {reference} is for {offered}, this machine runs {wanted}")]
+    Platform {
+        /// What was asked for.
+        reference: String,
+        /// What the image is for.
+        offered: String,
+        /// What this machine is.
+        wanted: String,
+    },
+    /// The store cannot keep the documents.
+    #[error("cannot keep the manifest of {reference}")]
+    Store {
+        /// What was asked for.
+        reference: String,
+        /// Why.
+        source: StoreError,
+    },
+}
+
+impl ResolveError {
+    /// A way out, where there is an obvious one.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            ResolveError::ShortName { name } => Some(format!("write docker://HOST/{name}")),
+            ResolveError::Source { source, .. } => source.hint(),
+            ResolveError::Directory { .. }
+            | ResolveError::Manifest { .. }
+            | ResolveError::Platform { .. }
+            | ResolveError::Store { .. } => None,
+        }
+    }
+}
+
+/// Finds out what `reference` is, now.
+///
+/// Reads small documents from disk or network; keeps them in the store, if there is one. A
+/// reference with a digest whose documents are kept makes no request.
+///
+/// # Errors
+/// As in [`ResolveError`].
+pub fn resolve(reference: &Reference, access: &Access<'_>) -> Result<Manifest, ResolveError> {
+    match reference {
+        Reference::Host => {
+            Ok(without_layers(reference, Identity::Fingerprint(access.host_fingerprint.to_owned())))
+        }
+        Reference::Dir(path) => {
+            let error = |source| ResolveError::Directory { path: path.clone(), source };
+            let fingerprint = directory_fingerprint(path).map_err(error)?;
+            Ok(without_layers(reference, Identity::Fingerprint(fingerprint)))
+        }
+        Reference::ShortName { .. } => Err(ResolveError::ShortName { name: reference.to_string() }),
+        Reference::DockerArchive(_) | Reference::OciArchive(_) | Reference::OciLayout { .. } => {
+            resolve_image(reference, access)
+        }
+        Reference::Registry(name) => match (pinned(name), access.store) {
+            (Some(digest), Some(store)) => match read_image(reference, &Kept { store, digest }) {
+                Err(ResolveError::Source { .. }) => resolve_image(reference, access),
+                kept => kept.map(|image| image.manifest),
+            },
+            (Some(_) | None, _) => resolve_image(reference, access),
+        },
+    }
+}
+
+fn without_layers(reference: &Reference, identity: Identity) -> Manifest {
+    let config = Config::default();
+    Manifest { identity, reference: reference.to_string(), config, layers: Vec::new() }
+}
+
+/// Device, inode and time of last change of the directory itself: another directory in its place is
+/// seen, a change deep inside is not, which is why this is no digest.
+pub(crate) fn directory_fingerprint(path: &Path) -> io::Result<String> {
+    let metadata = std::fs::metadata(path)?;
+    if !metadata.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    let (device, inode) = (metadata.dev(), metadata.ino());
+    Ok(format!("dir:{device}:{inode}:{}.{:09}", metadata.ctime(), metadata.ctime_nsec()))
+}
+
+fn pinned(name: &RegistryName) -> Option<Digest> {
+    name.digest.as_deref().and_then(|digest| digest.parse().ok())
+}
+
+fn resolve_image(reference: &Reference, access: &Access<'_>) -> Result<Manifest, ResolveError> {
+    let error =
+        |error| ResolveError::Source { reference: reference.to_string(), source: Box::new(error) };
+    let source = source::open(reference, access.network()).map_err(error)?;
+    let source = source.expect("references without blobs were handled by the caller");
+    let image = read_image(reference, source.as_ref())?;
+    if let Some(store) = access.store {
+        for (digest, bytes) in &image.documents {
+            store.put_blob(digest, bytes).map_err(|source| ResolveError::Store {
+                reference: reference.to_string(),
+                source,
+            })?;
+        }
+    }
+    Ok(image.manifest)
+}
+
+/// A manifest and the documents it was made of.
+struct ReadImage {
+    manifest: Manifest,
+    documents: Vec<(Digest, Vec<u8>)>,
+}
+
+fn read_image(reference: &Reference, source: &dyn Source) -> Result<ReadImage, ResolveError> {
+    let text = || reference.to_string();
+    let wrong = |source| ResolveError::Manifest { reference: text(), source };
+    let no_source = |error| ResolveError::Source { reference: text(), source: Box::new(error) };
+    let mut documents = Vec::new();
+
+    let mut top = source.top().map_err(no_source)?;
+    let (document, config) = loop {
+        let document = Document::parse(&top.bytes, top.media_type.as_deref()).map_err(wrong)?;
+        let next = match &document {
+            Document::Image { config, .. } => {
+                let config = config.clone();
+                break (document, config);
+            }
+            Document::Index(_) if documents.len() == INDEX_DEPTH_MAX => {
+                return Err(wrong(ManifestError::TooDeep { depth_max: INDEX_DEPTH_MAX }));
+            }
+            Document::Index(manifests) => choose(reference, manifests)?.clone(),
+        };
+        let bytes = source.document(&next).map_err(no_source)?;
+        let next = Top { bytes, digest: next.digest, media_type: Some(next.media_type) };
+        let index = std::mem::replace(&mut top, next);
+        documents.push((index.digest, index.bytes));
+    };
+
+    let digest = config.digest;
+    let bytes = source.config(&config).map_err(no_source)?;
+    let config = ImageConfig::parse(&bytes).map_err(wrong)?;
+    let here = Platform::here();
+    if let Some(platform) = config.platform().filter(|platform| *platform != here) {
+        return Err(other_platform(reference, platform.to_string()));
+    }
+    let identity = Identity::Digest(top.digest);
+    let manifest = assemble(text(), identity, &document, config).map_err(wrong)?;
+    documents.extend([(top.digest, top.bytes), (digest, bytes)]);
+    Ok(ReadImage { manifest, documents })
+}
+
+/// The image for this machine, or the only one if the index does not say what it is for.
+fn choose<'a>(
+    reference: &Reference,
+    manifests: &'a [Descriptor],
+) -> Result<&'a Descriptor, ResolveError> {
+    let here = Some(Platform::here());
+    if let Some(fitting) = manifests.iter().find(|manifest| manifest.platform == here) {
+        return Ok(fitting);
+    }
+    if let [Descriptor { platform: None, .. }] = manifests {
+        return Ok(&manifests[0]);
+    }
+    // Docker gives attestations the platform `unknown/unknown`.
+    let platforms = manifests.iter().filter_map(|manifest| manifest.platform.as_ref());
+    let mut offered: Vec<_> =
+        platforms.filter(|p| p.os != "unknown").map(|p| p.to_string()).collect();
+    offered.dedup();
+    offered.truncate(PLATFORMS_SHOWN_MAX);
+    let offered = if offered.is_empty() { "no platform".to_owned() } else { offered.join(", ") };
+    Err(other_platform(reference, offered))
+}
+
+/// Platforms that a message lists: official images have about ten.
+const PLATFORMS_SHOWN_MAX: usize = 16;
+
+fn other_platform(reference: &Reference, offered: String) -> ResolveError {
+    let (reference, wanted) = (reference.to_string(), Platform::here().to_string());
+    ResolveError::Platform { reference, offered, wanted }
+}
+
+/// The store as a source of documents that were fetched before.
+///
+/// A blob that is not there or is damaged is `Missing`, which lets the caller fetch it anew.
+struct Kept<'a> {
+    store: &'a Store,
+    digest: Digest,
+}
+
+impl Kept<'_> {
+    fn read(&self, digest: Digest) -> Result<Vec<u8>, SourceError> {
+        let kept = self.store.read_blob(&digest, DOCUMENT_BYTES_MAX).ok().flatten();
+        let missing = || SourceError::Missing { path: "store".into(), entry: digest.to_string() };
+        kept.ok_or_else(missing)
+    }
+}
+
+impl Source for Kept<'_> {
+    fn top(&self) -> Result<Top, SourceError> {
+        Ok(Top { bytes: self.read(self.digest)?, digest: self.digest, media_type: None })
+    }
+
+    fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>, SourceError> {
+        self.read(descriptor.digest)
+    }
+
+    fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>, SourceError> {
+        self.read(descriptor.digest)
+    }
+
+    fn layer(&self, layer: &LayerDescriptor) -> Result<Box<dyn Read + Send>, SourceError> {
+        // Layers are kept unpacked; `ensure` looks for those first.
+        Err(SourceError::Missing { path: "store".into(), entry: layer.digest.to_string() })
+    }
+}

@@ -1,0 +1,247 @@
+//! Where images come from: one file a transport, all giving the same two things.
+//!
+//! A [`Source`] gives documents, which it verifies while it reads them, and layers, which
+//! [`Store::add_layer`](crate::Store::add_layer) verifies while it unpacks them: each byte is
+//! hashed once. It decides nothing: `resolve` follows indexes and picks the platform, `ensure`
+//! knows which layers are wanted. What a source cannot know is deliberately absent here: the store
+//! and policy.
+
+mod archive;
+mod body;
+mod directory;
+mod docker_archive;
+mod http;
+mod layout;
+mod registry;
+mod token;
+mod url;
+
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+pub use http::{HttpError, Timeouts};
+pub use registry::RegistryError;
+
+use crate::document::{DOCUMENT_BYTES_MAX, Descriptor, ManifestError};
+use crate::{Digest, LayerDescriptor, Reference, Verified};
+
+/// An opened place that images come from.
+pub(crate) trait Source: Send + Sync {
+    /// Reads the document that the reference names: a manifest or an index.
+    fn top(&self) -> Result<Top, SourceError>;
+
+    /// Reads a document that an index names, and verifies it.
+    fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>, SourceError>;
+
+    /// Reads an image's configuration, and verifies it.
+    fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>, SourceError>;
+
+    /// Opens a layer's blob for [`Store::add_layer`](crate::Store::add_layer), which verifies it.
+    /// Several may be read at the same time, in several threads.
+    fn layer(&self, layer: &LayerDescriptor) -> Result<Box<dyn Read + Send>, SourceError>;
+}
+
+/// The document that a reference names.
+#[derive(Debug)]
+pub(crate) struct Top {
+    pub(crate) bytes: Vec<u8>,
+    /// Of `bytes`; equal to the reference's if it has one.
+    pub(crate) digest: Digest,
+    /// What the place that named it says it is.
+    pub(crate) media_type: Option<String>,
+}
+
+/// Why an image could not be read from where it is.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The file or directory cannot be opened. The user must name another, or its owner share it.
+    #[error("cannot open {}", path.display())]
+    Open {
+        /// What was named.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A part of the image cannot be read, or is not what its digest says ([`crate::BlobFault`]).
+    #[error("cannot read `{entry}` of {}", path.display())]
+    Read {
+        /// The archive or layout.
+        path: PathBuf,
+        /// Which part.
+        entry: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The archive, or a layer in it, is packed in a way that is not read.
+    #[error("{} is packed with {packing}", path.display())]
+    Packed {
+        /// The archive or the layer.
+        path: PathBuf,
+        /// Name of the format.
+        packing: &'static str,
+    },
+    /// The file is no tar archive, or one that is made to deceive.
+    #[error("{} is not a usable tar archive: {wrong} at byte {offset}", path.display())]
+    Tar {
+        /// The archive.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+        /// What.
+        wrong: String,
+    },
+    /// The archive ends before an entry does.
+    #[error("{} is cut off: `{entry}` should end at byte {end}, the file ends at {bytes}",
+        path.display())]
+    Truncated {
+        /// The archive.
+        path: PathBuf,
+        /// The entry.
+        entry: String,
+        /// Where it should end.
+        end: u64,
+        /// Size of the file.
+        bytes: u64,
+    },
+    /// The archive or layout lacks a part.
+    #[error("{} has no `{entry}`", path.display())]
+    Missing {
+        /// The archive or layout.
+        path: PathBuf,
+        /// The part.
+        entry: String,
+    },
+    /// A part is there but not as a file.
+    #[error("`{entry}` of {} is {wrong}", path.display())]
+    NotAFile {
+        /// The archive or layout.
+        path: PathBuf,
+        /// The part.
+        entry: String,
+        /// What it is instead.
+        wrong: &'static str,
+    },
+    /// The reference does not say which of several images is meant, or names one that is not there.
+    #[error("{} has {offered}, {wanted}", path.display())]
+    Choice {
+        /// The archive or layout.
+        path: PathBuf,
+        /// What is in it.
+        offered: String,
+        /// What was asked for.
+        wanted: String,
+    },
+    /// One of its documents is wrong.
+    #[error("`{entry}` of {} is wrong", path.display())]
+    Document {
+        /// The archive or layout.
+        path: PathBuf,
+        /// Which document.
+        entry: String,
+        /// How.
+        source: ManifestError,
+    },
+    /// A registry did not give it.
+    #[error("cannot fetch from the registry {host}")]
+    Registry {
+        /// Host and port.
+        host: String,
+        /// Why.
+        source: RegistryError,
+    },
+}
+
+impl SourceError {
+    /// A way out, where there is an obvious one.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            SourceError::Packed { packing, .. } => {
+                Some(format!("unpack it with {packing} -d first"))
+            }
+            SourceError::Missing { entry, .. } if entry == docker_archive::LIST => {
+                Some("an OCI archive is written oci-archive:PATH".to_owned())
+            }
+            SourceError::Missing { entry, .. }
+                if [layout::MARK, layout::INDEX].contains(&&**entry) =>
+            {
+                Some("a `docker save` file is written docker-archive:PATH".to_owned())
+            }
+            SourceError::Choice { .. } => {
+                Some("`skopeo copy` makes an archive or layout of one image".to_owned())
+            }
+            SourceError::Registry { host, source } => source.hint(host),
+            SourceError::Open { .. }
+            | SourceError::Read { .. }
+            | SourceError::Tar { .. }
+            | SourceError::Truncated { .. }
+            | SourceError::Missing { .. }
+            | SourceError::NotAFile { .. }
+            | SourceError::Document { .. } => None,
+        }
+    }
+}
+
+/// What sources need to know from the caller.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Network<'a> {
+    /// Hosts, with port if it is not 80, that may be spoken to in plain HTTP.
+    pub(crate) plain_hosts: &'a [String],
+    pub(crate) timeouts: Timeouts,
+}
+
+/// Opens the place that `reference` names. `None` for references that have no blobs.
+pub(crate) fn open(
+    reference: &Reference,
+    network: Network<'_>,
+) -> Result<Option<Box<dyn Source>>, SourceError> {
+    Ok(Some(match reference {
+        Reference::DockerArchive(path) => Box::new(docker_archive::DockerArchive::open(path)?),
+        Reference::OciArchive(path) => {
+            Box::new(layout::Layout::new(archive::Archive::open(path)?, None))
+        }
+        Reference::OciLayout { path, tag } => {
+            Box::new(layout::Layout::new(directory::Directory::open(path)?, tag.clone()))
+        }
+        Reference::Registry(name) => Box::new(registry::Registry::new(name, network)),
+        Reference::Host | Reference::Dir(_) | Reference::ShortName { .. } => return Ok(None),
+    }))
+}
+
+/// Files by name: a directory or an archive.
+pub(crate) trait Files: Send + Sync {
+    /// What the user named.
+    fn path(&self) -> &Path;
+
+    /// Opens the regular file `name` and tells its size in bytes.
+    fn open_file(&self, name: &str) -> Result<(Box<dyn Read + Send>, u64), SourceError>;
+
+    /// Reads a small file whole.
+    fn read_document(&self, name: &str) -> Result<Vec<u8>, SourceError> {
+        let (reader, bytes) = self.open_file(name)?;
+        let mut content = Vec::new();
+        let read = reader.take(DOCUMENT_BYTES_MAX + 1).read_to_end(&mut content);
+        read.map_err(|source| self.read_error(name, source))?;
+        if content.len() as u64 > DOCUMENT_BYTES_MAX {
+            let source = ManifestError::TooLarge { document: "file", bytes };
+            return Err(self.document_error(name, source));
+        }
+        Ok(content)
+    }
+
+    /// Reads the small blob in the file `name`, and verifies it.
+    fn read_blob(&self, name: &str, descriptor: &Descriptor) -> Result<Vec<u8>, SourceError> {
+        let (reader, _) = self.open_file(name)?;
+        let blob = Verified::new(reader, descriptor.digest, descriptor.blob_bytes);
+        blob.read_all(DOCUMENT_BYTES_MAX).map_err(|source| self.read_error(name, source))
+    }
+
+    /// A failed read of `name`.
+    fn read_error(&self, name: &str, source: io::Error) -> SourceError {
+        SourceError::Read { path: self.path().to_owned(), entry: name.to_owned(), source }
+    }
+
+    /// A wrong document in `name`.
+    fn document_error(&self, name: &str, source: ManifestError) -> SourceError {
+        SourceError::Document { path: self.path().to_owned(), entry: name.to_owned(), source }
+    }
+}

@@ -1,0 +1,95 @@
+//! Finds what a disk, a crash of the machine or a person did to the store.
+
+use std::path::PathBuf;
+
+use super::blobs::BLOBS;
+use super::layers::LAYERS;
+use super::names::NAMES;
+use super::{Store, StoreError};
+use crate::Digest;
+
+/// Something in the store that is not what it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// The file or directory.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub what: String,
+    kind: Kind,
+    name: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Blob,
+    Layer,
+    Name,
+}
+
+impl Store {
+    /// Reads everything in the store and compares it with what it should be.
+    ///
+    /// Owners of files are not compared, nor contents of files that even their owner cannot read.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store itself cannot be listed; what cannot be read in it is damage.
+    pub fn check(&self) -> Result<Vec<Damage>, StoreError> {
+        let mut found = Vec::new();
+        for (kind, directory) in [(Kind::Blob, BLOBS), (Kind::Layer, LAYERS), (Kind::Name, NAMES)] {
+            for name in self.names_in(directory)? {
+                let checked = match kind {
+                    Kind::Blob => self.check_blob(&name),
+                    Kind::Layer => self.check_layer(&name),
+                    Kind::Name => self.name(&name).map(|_| None).or_else(told),
+                };
+                if let Some(what) = checked? {
+                    let path = self.root.join(directory).join(&name);
+                    found.push(Damage { path, what, kind, name });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes what is damaged, so that the next pull brings just that again. What uses a damaged
+    /// layer must be stopped before.
+    pub fn discard(&self, damage: &Damage) -> Result<(), StoreError> {
+        match damage.kind {
+            Kind::Blob => self.remove_blob(&damage.name),
+            Kind::Layer => self.remove_layer_named(&damage.name),
+            Kind::Name => self.remove_name(&damage.name),
+        }
+    }
+
+    fn check_blob(&self, name: &str) -> Result<Option<String>, StoreError> {
+        match digest_of(name) {
+            None => Ok(Some(MISNAMED.to_owned())),
+            Some(digest) => self.read_blob(&digest, u64::MAX).map(|_| None).or_else(told),
+        }
+    }
+
+    fn check_layer(&self, name: &str) -> Result<Option<String>, StoreError> {
+        if digest_of(name).is_none() {
+            return Ok(Some(MISNAMED.to_owned()));
+        }
+        let compared = self.record(name).and_then(|record| {
+            let is_same = self.fingerprint(name)? == record.fingerprint;
+            Ok((!is_same).then(|| "its tree is not as it was unpacked".to_owned()))
+        });
+        compared.or_else(told)
+    }
+}
+
+const MISNAMED: &str = "its name is not a digest";
+
+fn digest_of(name: &str) -> Option<Digest> {
+    format!("sha256:{name}").parse().ok()
+}
+
+/// What cannot be read is damaged, whatever the reason.
+fn told(error: StoreError) -> Result<Option<String>, StoreError> {
+    Ok(Some(match std::error::Error::source(&error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }))
+}

@@ -1,0 +1,144 @@
+//! Layers, each unpacked once, whoever asks and however many do.
+
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
+
+use super::work::write_synced;
+use super::{SMALL_FILE_BYTES_MAX, Store, StoreError};
+use crate::layer::fingerprint;
+use crate::{Contents, Digest, LayerDescriptor, LayerError, Limits, unpack_layer};
+
+pub(super) const LAYERS: &str = "layers";
+const TREE: &str = "tree";
+const RECORD: &str = "record.json";
+
+/// What stands beside a tree.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// The blob it came from.
+    blob: Digest,
+    /// Of the tree as it was when it was made.
+    pub(super) fingerprint: Digest,
+    entries: u64,
+    devices_left_out: u64,
+    xattrs_left_out: u64,
+    /// Directories that no entry named, as bytes escaped to text.
+    implied: Vec<String>,
+}
+
+impl Store {
+    /// The tree of an unpacked layer; none if it must still be added. Costs one system call.
+    pub fn layer(&self, diff_id: &Digest) -> Option<PathBuf> {
+        let path = tree_of(diff_id);
+        self.stat(&path).is_ok().then(|| self.root.join(path))
+    }
+
+    /// Makes the tree of `layer` exist and returns it: what `blob` holds, unpacked, or what was
+    /// there already.
+    ///
+    /// Idempotent and safe from several processes: one unpacks, the others wait for it without
+    /// reading from their `blob`, and take over if it dies. Durable when it returns. On error the
+    /// store is as before. `blob` is verified here and need not be before.
+    ///
+    /// # Errors
+    /// See [`LayerError`].
+    pub fn add_layer(
+        &self,
+        layer: &LayerDescriptor,
+        blob: &mut dyn Read,
+        limits: &Limits,
+    ) -> Result<PathBuf, LayerError> {
+        if let Some(tree) = self.layer(&layer.diff_id) {
+            return Ok(tree);
+        }
+        let diff_id = layer.diff_id;
+        let kept = |source| LayerError::Store { diff_id, source };
+        let name = diff_id.hex();
+        let work = self.work(&format!("layer-{name}")).map_err(kept)?;
+        if let Some(tree) = self.layer(&diff_id) {
+            return Ok(tree);
+        }
+        // A directory of ours around the tree, whose own mode may be one that cannot be renamed.
+        let holder = work.make_directory().map_err(kept)?;
+        let tree = self.make_tree(&holder).map_err(kept)?;
+        let contents = unpack_layer(layer, blob, limits, tree.as_fd())?;
+        let fingerprint = self.settle(&tree).map_err(kept)?;
+        let record = Record::new(layer, &contents, fingerprint);
+        self.write_record(&holder, &record).map_err(kept)?;
+        work.publish(LAYERS, &name).map_err(kept)?;
+        Ok(self.root.join(tree_of(&diff_id)))
+    }
+
+    /// Removes a layer; one that is not there is fine. No container may use it.
+    pub fn remove_layer(&self, diff_id: &Digest) -> Result<(), StoreError> {
+        self.remove_layer_named(&diff_id.hex())
+    }
+
+    pub(super) fn remove_layer_named(&self, name: &str) -> Result<(), StoreError> {
+        self.work(&format!("layer-{name}"))?.take_away(LAYERS, name)
+    }
+
+    fn make_tree(&self, holder: &OwnedFd) -> Result<OwnedFd, StoreError> {
+        rustix::fs::mkdirat(holder, TREE, Mode::RWXU).map_err(self.disk("mkdirat(2)", TREE))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(holder, TREE, flags, Mode::empty()).map_err(self.disk("openat(2)", TREE))
+    }
+
+    /// Brings a tree to disk, and digests it while the disk is busy. One sync for all of its files:
+    /// one for each would wait for the journal thousands of times.
+    fn settle(&self, tree: &OwnedFd) -> Result<Digest, StoreError> {
+        std::thread::scope(|scope| {
+            let sync = || rustix::fs::syncfs(tree);
+            let synced = std::thread::Builder::new().spawn_scoped(scope, sync);
+            let synced = synced.map_err(self.failed("pthread_create(3)", TREE))?;
+            let digest = fingerprint(tree.as_fd()).map_err(self.disk("read(2)", TREE));
+            let synced = synced.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            synced.map_err(self.disk("syncfs(2)", TREE))?;
+            digest
+        })
+    }
+
+    fn write_record(&self, holder: &OwnedFd, record: &Record) -> Result<(), StoreError> {
+        let content = serde_json::to_vec(record).expect("numbers and strings have a JSON form");
+        write_synced(holder, RECORD, &content).map_err(self.failed("write(2)", RECORD))?;
+        rustix::fs::fsync(holder).map_err(self.disk("fsync(2)", RECORD))
+    }
+
+    /// Reads what stands beside the tree of a layer.
+    pub(super) fn record(&self, name: &str) -> Result<Record, StoreError> {
+        let path = format!("{LAYERS}/{name}/{RECORD}");
+        let damaged = |what| StoreError::Damaged { path: self.root.join(&path), what };
+        let bytes = self.read_file(&path, SMALL_FILE_BYTES_MAX)?;
+        let bytes = bytes.ok_or_else(|| damaged("it is missing".to_owned()))?;
+        serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))
+    }
+
+    /// Digests the tree of a layer as it is now.
+    pub(super) fn fingerprint(&self, name: &str) -> Result<Digest, StoreError> {
+        let path = format!("{LAYERS}/{name}/{TREE}");
+        let tree = self.open_directory(&path)?;
+        fingerprint(tree.as_fd()).map_err(self.disk("read(2)", &path))
+    }
+}
+
+impl Record {
+    fn new(layer: &LayerDescriptor, contents: &Contents, fingerprint: Digest) -> Record {
+        let implied = contents.implied.iter().map(|path| path.escape_ascii().to_string());
+        Record {
+            blob: layer.digest,
+            fingerprint,
+            entries: contents.entries,
+            devices_left_out: contents.devices_left_out,
+            xattrs_left_out: contents.xattrs_left_out,
+            implied: implied.collect(),
+        }
+    }
+}
+
+fn tree_of(diff_id: &Digest) -> String {
+    format!("{LAYERS}/{}/{TREE}", diff_id.hex())
+}

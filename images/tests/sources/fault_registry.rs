@@ -1,0 +1,200 @@
+//! A registry on 127.0.0.1 that answers as it is told, and remembers what it was asked.
+//!
+//! Plain HTTP/1.1, one request a connection, one thread a connection. Each path has a list of
+//! answers; the last one stays.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use super::image_fixture::{Fixture, MANIFEST};
+
+/// What a path is answered with.
+#[derive(Clone)]
+pub(super) enum Answer {
+    /// 200 with this media type and body.
+    Content(String, Vec<u8>),
+    /// 200 that promises the whole body and ends after so many bytes of it.
+    CutAfter(usize, Vec<u8>),
+    /// 200 without a length, ended by closing.
+    Unframed(Vec<u8>),
+    /// Another status, a header and a body.
+    Status(u16, String, String),
+    /// The request is read and never answered, until the client goes.
+    Silence,
+    /// The head and the first bytes of the body, then nothing, until the client goes.
+    SilenceAfter(usize, Vec<u8>),
+}
+
+/// A request that came.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Asked {
+    pub(super) path: String,
+    pub(super) authorization: Option<String>,
+}
+
+#[derive(Default)]
+struct State {
+    answers: HashMap<String, Vec<Answer>>,
+    asked: Vec<Asked>,
+    /// The token that `/v2/` paths want, if they do.
+    token: Option<String>,
+    stopping: bool,
+}
+
+/// A running registry. Stops when dropped.
+pub(super) struct FaultRegistry {
+    state: Arc<Mutex<State>>,
+    address: std::net::SocketAddr,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FaultRegistry {
+    pub(super) fn start() -> FaultRegistry {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(Mutex::new(State::default()));
+        let shared = Arc::clone(&state);
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if shared.lock().unwrap().stopping {
+                    return;
+                }
+                let shared = Arc::clone(&shared);
+                std::thread::spawn(move || serve(stream.unwrap(), &shared, address.port()));
+            }
+        });
+        FaultRegistry { state, address, thread: Some(thread) }
+    }
+
+    /// `HOST:PORT`, as references and policies write it.
+    pub(super) fn host(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Answers `path` with `answers` one after the other, then for ever with the last.
+    pub(super) fn answer(&self, path: &str, answers: Vec<Answer>) {
+        self.state.lock().unwrap().answers.insert(path.to_owned(), answers);
+    }
+
+    /// Offers an image as an honest registry does.
+    pub(super) fn offer(&self, repository: &str, tag: &str, fixture: &Fixture) {
+        let manifest = Answer::Content(MANIFEST.to_owned(), fixture.manifest.clone());
+        for name in [tag.to_owned(), fixture.digest().to_string()] {
+            self.answer(&format!("/v2/{repository}/manifests/{name}"), vec![manifest.clone()]);
+        }
+        for blob in fixture.blobs() {
+            let path = format!("/v2/{repository}/blobs/{}", ric_images::Digest::of(blob));
+            self.answer(&path, vec![content(blob)]);
+        }
+    }
+
+    /// From now on, `/v2/` wants this token; `/token` gives what it is told to.
+    pub(super) fn want_token(&self, token: &str) {
+        self.state.lock().unwrap().token = Some(token.to_owned());
+    }
+
+    /// All requests so far.
+    pub(super) fn asked(&self) -> Vec<Asked> {
+        self.state.lock().unwrap().asked.clone()
+    }
+
+    /// How often `path` was asked for.
+    pub(super) fn asked_for(&self, path: &str) -> usize {
+        self.asked().iter().filter(|asked| asked.path == path).count()
+    }
+}
+
+impl Drop for FaultRegistry {
+    fn drop(&mut self) {
+        self.state.lock().unwrap().stopping = true;
+        // Wakes the listener.
+        let _ = TcpStream::connect(self.address);
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+/// 200 with a blob.
+pub(super) fn content(bytes: &[u8]) -> Answer {
+    Answer::Content("application/octet-stream".to_owned(), bytes.to_vec())
+}
+
+/// A redirect.
+pub(super) fn redirect(location: &str) -> Answer {
+    Answer::Status(307, format!("Location: {location}"), String::new())
+}
+
+fn serve(stream: TcpStream, state: &Mutex<State>, port: u16) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        match reader.read_line(&mut line) {
+            Ok(0) => return,
+            Ok(_) => {}
+            // No text: somebody speaks TLS.
+            Err(_) => return drop((&stream).write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")),
+        }
+        match line.trim_end() {
+            "" => break,
+            line => lines.push(line.to_owned()),
+        }
+    }
+    let path = lines[0].split(' ').nth(1).unwrap().to_owned();
+    let authorization = lines.iter().find_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        name.eq_ignore_ascii_case("authorization").then(|| value.to_owned())
+    });
+    let answer = choose(&mut state.lock().unwrap(), &path, authorization, port);
+    // The client may well hang up first.
+    let _ = send(&stream, &answer);
+    if matches!(answer, Answer::Silence | Answer::SilenceAfter(..)) {
+        let _ = reader.read_line(&mut String::new());
+    }
+    let _ = stream.shutdown(Shutdown::Both);
+}
+
+fn choose(state: &mut State, path: &str, authorization: Option<String>, port: u16) -> Answer {
+    state.asked.push(Asked { path: path.to_owned(), authorization: authorization.clone() });
+    let wanted = state.token.as_ref().map(|token| format!("Bearer {token}"));
+    if path.starts_with("/v2/") && wanted.is_some() && authorization != wanted {
+        let realm = format!("http://127.0.0.1:{port}/token");
+        let header = format!("WWW-Authenticate: Bearer realm=\"{realm}\",service=\"fixture\"");
+        let body = r#"{"errors": [{"code": "UNAUTHORIZED", "message": "who are you"}]}"#;
+        return Answer::Status(401, header, body.to_owned());
+    }
+    let bare = path.split('?').next().unwrap();
+    match state.answers.get_mut(bare) {
+        Some(answers) if answers.len() > 1 => answers.remove(0),
+        Some(answers) => answers[0].clone(),
+        None => Answer::Status(404, "X-None: 1".to_owned(), String::new()),
+    }
+}
+
+fn send(mut stream: &TcpStream, answer: &Answer) -> std::io::Result<()> {
+    let head = |status: u16, header: &str, length: usize| {
+        format!("HTTP/1.1 {status} Told\r\n{header}\r\nContent-Length: {length}\r\n\r\n")
+    };
+    match answer {
+        Answer::Content(media_type, body) => {
+            let header = format!("Content-Type: {media_type}");
+            stream.write_all(head(200, &header, body.len()).as_bytes())?;
+            stream.write_all(body)
+        }
+        Answer::CutAfter(sent, body) | Answer::SilenceAfter(sent, body) => {
+            stream.write_all(head(200, "X-Cut: 1", body.len()).as_bytes())?;
+            stream.write_all(&body[..*sent])
+        }
+        Answer::Unframed(body) => {
+            stream.write_all(b"HTTP/1.1 200 Told\r\nConnection: close\r\n\r\n")?;
+            stream.write_all(body)
+        }
+        Answer::Status(status, header, body) => {
+            stream.write_all(head(*status, header, body.len()).as_bytes())?;
+            stream.write_all(body.as_bytes())
+        }
+        Answer::Silence => Ok(()),
+    }
+}

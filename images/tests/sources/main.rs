@@ -1,0 +1,11 @@
+//! Sources as a caller of the crate sees them: references in, unpacked layers or a precise refusal
+//! out.
+
+#[cfg(test)]
+mod archives;
+#[cfg(test)]
+mod fault_registry;
+#[cfg(test)]
+mod image_fixture;
+#[cfg(test)]
+mod registry;
