@@ -1,4 +1,17 @@
-//! What this machine can do, as plain data. Probing and the cache that spares it live beside this.
+//! What this machine can do, as plain data; beside it the probes that find out, by doing it, and
+//! the cache that spares them.
+//!
+//! Second input of a decision. Nothing here decides: what is missing is said to be missing.
+
+mod cache;
+mod cgroup;
+mod mountinfo;
+mod probe;
+mod shown;
+mod subordinate;
+
+pub use cache::{CACHE_BELIEVED_MAX, HostCache, know_host};
+pub use probe::{ProbeError, Trial, TrialKind, probe_host};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -24,16 +37,28 @@ pub struct Host {
     pub subordinate_ids: Option<SubordinateIds>,
     /// Cgroups.
     pub cgroup: CgroupHost,
-    /// Hard resource limits of the prober; a sandbox cannot go above. Names as in `getrlimit(2)`.
+    /// Hard resource limits of the prober; a sandbox cannot go above. Names as in `getrlimit(2)`
+    /// without `RLIMIT_` (`NOFILE`); unlimited is the largest number.
     pub rlimits_hard: BTreeMap<String, u64>,
     /// Page size in bytes.
     pub page_bytes: u64,
+    /// Bytes of memory that this machine has.
+    pub memory_bytes: u64,
     /// Symbolic links at `/` such as `bin -> usr/bin`, for `host:`.
     pub root_links: BTreeMap<PathBuf, PathBuf>,
-    /// What `host:` shows of the machine, at the same paths: `/usr`, some of `/etc`, `/lib` where it is a directory.
+    /// What `host:` shows of the machine, at the same paths: `/usr`, some of `/etc`, `/lib` where
+    /// it is a directory.
     pub host_shown: Vec<PathBuf>,
+    /// Those of the policy's `host_paths` that are directories here; `host:` shows them too.
+    pub host_paths: Vec<PathBuf>,
     /// Fingerprint of what `host:` shows.
     pub host_fingerprint: String,
+    /// Pythons of at least 3.8 for `host:`, best first; all in what it shows.
+    pub pythons: Vec<PathBuf>,
+    /// Directories that this program keeps for itself, such as the image store: no task may mount
+    /// one, what contains it or what is in it. Not probed: whoever chose them adds them.
+    #[serde(default)]
+    pub own_paths: Vec<PathBuf>,
 }
 
 /// The answer to one probe.
@@ -67,8 +92,13 @@ pub struct CgroupHost {
     pub controllers: BTreeMap<Controller, ControllerPlace>,
     /// Controllers that exist and cannot be used by this caller, and why.
     pub unusable: BTreeMap<Controller, String>,
-    /// Limits that already hold around the caller (a scheduler's job): the least on the path to the root.
+    /// Limits that already hold around the caller (a scheduler's job): the least on the path to the
+    /// root.
+    ///
+    /// Bytes, thousandths of a processor, processes.
     pub ambient: BTreeMap<Controller, u64>,
+    /// Where hierarchies are mounted: nothing there may be mounted into a sandbox.
+    pub mounts: Vec<PathBuf>,
 }
 
 /// How cgroup hierarchies are mounted.

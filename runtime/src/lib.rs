@@ -1,17 +1,51 @@
 //! Task + Policy + Manifest + Host in, Outcome out: decides, starts sandboxes, runs work in them.
+//!
+//! The line of a task: [`admit`] says whether its image may be looked at; [`plan`] turns a
+//! [`Task`], the image's manifest, the site's policy and a [`Host`] into a [`Sandbox`] and its
+//! [`Work`], or a [`Refusal`]. Both are pure. [`know_host`] is what probes the machine, and
+//! [`doctor`] tells about it.
 
-mod host;
-mod outcome;
-mod sandbox;
 mod task;
+mod host;
+mod admit;
+mod plan;
+mod refusal;
+mod sandbox;
 mod work;
+pub mod oci;
+pub mod seccomp;
+mod native;
+mod container;
+mod exchange;
+mod frame;
+mod usage;
+mod outcome;
+mod doctor;
 
-pub use host::{
-    CgroupHost, CgroupVersion, Controller, ControllerPlace, Host, Probe, SubordinateIds,
+pub use admit::{Admitted, admit};
+pub use container::{Container, RunError, Signals, StartError, Stream, Streams, Terminal};
+pub use doctor::{Finding, doctor};
+
+pub use exchange::{
+    Answer, Assembler, Declined, ERROR_BYTES_MAX, Exchange, ExchangeError, Interpreter, Raised,
+    Reason, Received, Side, WORKER, WORKER_FD, WORKER_FLAGS, WORKER_RARE, Wanted,
 };
+pub use frame::{
+    Carriage, DESCRIPTOR_BYTES_MIN, FrameError, HEADER_BYTES, Header, Kind, MAGIC,
+    METADATA_BYTES_MAX, NO_TASK, PAYLOAD_BYTES_MAX, Part, Sha256Digest, TaskId, VERSION_HIGHEST,
+    VERSION_LOWEST, encode_frame,
+};
+pub use host::{
+    CACHE_BELIEVED_MAX, CgroupHost, CgroupVersion, Controller, ControllerPlace, Host, HostCache,
+    Probe, ProbeError, SubordinateIds, Trial, TrialKind, know_host, probe_host,
+};
+pub use native::trial::trial;
 pub use outcome::{ContainerFacts, Enforced, Outcome, PayloadDigests, Status, Usage};
+pub use plan::{Plan, plan};
+pub use refusal::{Actor, Demand, EngineLack, REFUSED_EXIT_CODE, Refusal, Rule};
 pub use sandbox::{
-    CgroupPlacement, IdMap, Identities, Limits, Mount, MountKind, Namespaces, RootSource, Sandbox,
+    CgroupPlacement, IdMap, Identities, Limits, Mount, MountKind, Namespaces, OWN_DIRECTORY,
+    RootSource, Sandbox,
 };
 pub use task::{
     Argument, Arguments, Caller, Fresh, FunctionAsk, InputAsk, LimitWishes, MountAsk, OutputAsk,

@@ -5,12 +5,16 @@ use std::path::PathBuf;
 
 use ric_images::{Form, Identity};
 use ric_policies::{Access, EngineName, Network, Protection};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{Caller, Controller};
 
+/// Directory inside every sandbox that holds what this program brings in: `init`, the worker, the
+/// control socket. Nothing else can be mounted there.
+pub const OWN_DIRECTORY: &str = "/run-in-container";
+
 /// The decision about the box. Two tasks may share a container only if these are equal.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Sandbox {
     /// Who asked.
     pub caller: Caller,
@@ -44,7 +48,8 @@ pub struct Sandbox {
     pub seccomp: String,
     /// Upper bounds.
     pub limits: Limits,
-    /// Resource limits of each process: name as in `getrlimit(2)` without `RLIMIT_`, soft, hard.
+    /// Resource limits of each process: name as in `getrlimit(2)` without `RLIMIT_` (`NOFILE`),
+    /// soft, hard.
     pub rlimits: BTreeMap<String, (u64, u64)>,
     /// Where its cgroups are made; `None`: no cgroup can be had here.
     pub cgroup: Option<CgroupPlacement>,
@@ -55,7 +60,7 @@ pub struct Sandbox {
 }
 
 /// What the root filesystem is made of.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum RootSource {
     /// The machine's own `/usr`, these paths of `/etc`, and these further directories, read-only.
     Host {
@@ -69,7 +74,7 @@ pub enum RootSource {
 }
 
 /// Ids inside and outside.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Identities {
     /// Uid of the task's processes, inside.
     pub uid: u32,
@@ -84,25 +89,26 @@ pub struct Identities {
 }
 
 /// Maps of a user namespace: lines of `inside outside count`, as in `user_namespaces(7)`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct IdMap {
     /// Lines of `uid_map`.
     pub uids: Vec<(u32, u32, u32)>,
     /// Lines of `gid_map`.
     pub gids: Vec<(u32, u32, u32)>,
-    /// Written by the process itself (one line, its own id), by root, or by `newuidmap`.
+    /// Whether `newuidmap` and `newgidmap` write them. Otherwise they are written by the process
+    /// itself (one line, its own id) or by root.
     pub by_helper: bool,
 }
 
 /// Namespaces of its own besides the network, which [`Sandbox::network`] decides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Namespaces {
     /// Mount, pid, ipc, uts and cgroup are always new.
     pub user: bool,
 }
 
 /// One mount above the root.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Mount {
     /// Absolute path in the sandbox.
     pub target: PathBuf,
@@ -111,9 +117,9 @@ pub struct Mount {
 }
 
 /// What is mounted. All are `nosuid`; all but device nodes are `nodev`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum MountKind {
-    /// A directory or file of the caller's, by descriptor. The file or directory must still be this inode.
+    /// A directory or file of the caller's, by descriptor. It must still be this inode.
     Caller {
         /// Index in the list of descriptors beside the task.
         descriptor: usize,
@@ -148,7 +154,7 @@ pub enum MountKind {
 }
 
 /// Upper bounds for one container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Limits {
     /// Bytes of memory and swap together; a multiple of the page size. `None`: not limited here.
     pub memory_bytes: Option<u64>,
@@ -159,7 +165,7 @@ pub struct Limits {
 }
 
 /// Where the sandbox's cgroups are made.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum CgroupPlacement {
     /// One directory per controller, below the caller's own.
     V1(BTreeMap<Controller, PathBuf>),

@@ -12,37 +12,50 @@ use serde::{Deserialize, Serialize};
 ///
 /// `None` means "asks for nothing": the policy's default applies, and may be dropped where a host
 /// cannot enforce it. `Some` is enforced or refused.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Task {
     /// Who asks, as the kernel says.
     pub caller: Caller,
-    /// The image.
+    /// The image; in JSON its canonical text.
+    #[serde(with = "image_text")]
     pub image: Reference,
     /// What shall run.
     pub work: WorkAsk,
     /// The engine, if a certain one is wanted.
+    #[serde(default)]
     pub engine: Option<EngineName>,
     /// Directories and files to be mounted.
+    #[serde(default)]
     pub mounts: Vec<MountAsk>,
     /// Limits.
+    #[serde(default)]
     pub limits: LimitWishes,
     /// The network.
+    #[serde(default)]
     pub network: Option<Network>,
     /// Whose ids the task runs with.
+    #[serde(default)]
     pub user: Option<UserChoice>,
     /// Working directory in the sandbox.
+    #[serde(default)]
     pub workdir: Option<PathBuf>,
     /// Environment variables, which win over the image's.
+    #[serde(default)]
     pub variables: BTreeMap<String, String>,
     /// Files to appear in `/task`, read-only.
+    #[serde(default)]
     pub inputs: Vec<InputAsk>,
     /// Files of `/task` to be copied out.
+    #[serde(default)]
     pub outputs: Vec<OutputAsk>,
     /// How much of a warm container may be shared with earlier tasks.
     pub fresh: Fresh,
     /// Keeps tasks of one uid apart from each other, for callers that serve several people.
+    #[serde(default)]
     pub tenant: Option<String>,
     /// Give the task a terminal of its own.
+    #[serde(default)]
     pub terminal: bool,
 }
 
@@ -60,7 +73,8 @@ pub struct Caller {
 }
 
 /// What shall run.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum WorkAsk {
     /// A command and its arguments. Empty: the image's entry point and command.
     Command(Vec<String>),
@@ -69,7 +83,7 @@ pub enum WorkAsk {
 }
 
 /// A Python function and its arguments.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FunctionAsk {
     /// Name shown in tracebacks, such as `hello.py`.
     pub file_name: String,
@@ -82,7 +96,8 @@ pub struct FunctionAsk {
 }
 
 /// Arguments of a call, in the form in which they travel.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Arguments {
     /// JSON values.
     Json {
@@ -130,7 +145,7 @@ pub enum PathKind {
 }
 
 /// A mount that a task asks for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MountAsk {
     /// What is mounted.
     pub source: PathFacts,
@@ -143,7 +158,8 @@ pub struct MountAsk {
 }
 
 /// Limits that a task asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct LimitWishes {
     /// Bytes of memory.
     pub memory_bytes: Option<u64>,
@@ -168,7 +184,7 @@ pub enum UserChoice {
 }
 
 /// A file that shall appear in `/task`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InputAsk {
     /// The file.
     pub source: PathFacts,
@@ -179,7 +195,7 @@ pub struct InputAsk {
 }
 
 /// A file of `/task` that shall be copied out.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OutputAsk {
     /// Name in `/task`, without slashes.
     pub name: String,
@@ -197,4 +213,19 @@ pub enum Fresh {
     Process,
     /// The container.
     Container,
+}
+
+/// A reference in JSON is its canonical text, so that there is one grammar.
+mod image_text {
+    use ric_images::Reference;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(image: &Reference, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(image)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Reference, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{Arguments, InputAsk, OutputAsk};
 
 /// The decision about one task in a container.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Work {
     /// What runs.
     pub program: Program,
@@ -28,7 +28,7 @@ pub struct Work {
 }
 
 /// What runs.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub enum Program {
     /// A command and its arguments.
     Command(Vec<String>),
@@ -37,7 +37,7 @@ pub enum Program {
 }
 
 /// A Python function in the worker.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Call {
     /// Interpreters to try in order, looked up in `PATH` unless absolute.
     pub interpreters: Vec<String>,

@@ -1,0 +1,278 @@
+//! The monitor: makes the cgroups, starts init in them, waits for it, clears up.
+//!
+//! It stays outside the sandbox's cgroup and namespaces, in a session of its own, and outlives an
+//! owner that is killed: then it ends the container and removes its cgroups, so nothing is left.
+
+use core::ffi::CStr;
+
+use crate::message::{Message, send, send_with};
+use crate::protocol::*;
+use crate::steps::{Step, Steps};
+use crate::{sandbox, sys};
+
+/// The socket to the owner.
+const OWNER: i32 = 0;
+/// How long an emptied cgroup may take to become removable, in steps of one millisecond.
+const REMOVE_TRIES: u32 = 2000;
+
+/// Everything init starts from.
+pub struct Start {
+    pub steps: &'static [u8],
+    /// The control socket, then what steps name by number.
+    pub fds: [i32; DESCRIPTORS_MAX],
+    /// Readable when the owner has written the maps of the user namespace.
+    pub mapped: [i32; 2],
+}
+
+pub fn run() -> ! {
+    // A Ctrl-C at the owner's terminal must reach the owner alone; only SIGKILL ends this process.
+    sys::setsid();
+    sys::block_signals(true);
+    sys::close(1);
+    sys::close(2);
+    let Some(mut start) = receive_start() else { sys::exit(1) };
+    let child = make(&mut start);
+    for fd in start.fds {
+        if fd >= 0 {
+            sys::close(fd);
+        }
+    }
+    if let Some(child) = child {
+        watch(child, &start);
+    }
+    remove_cgroups(start.steps);
+    sys::exit(0)
+}
+
+fn receive_start() -> Option<Start> {
+    let message = Message::receive(OWNER)?;
+    if message.kind != START || message.fd_count < 2 {
+        return None;
+    }
+    let steps = sys::map(message.fds[0], message.numbers[0] as usize).ok()?;
+    sys::close(message.fds[0]);
+    let mut fds = [-1; DESCRIPTORS_MAX];
+    fds[..message.fd_count - 1].copy_from_slice(&message.fds[1..message.fd_count]);
+    Some(Start { steps, fds, mapped: [-1; 2] })
+}
+
+/// Carries out the monitor's steps up to the one that starts init: its pid, if all went well.
+fn make(start: &mut Start) -> Option<i32> {
+    let steps = start.steps;
+    let mut joins = None;
+    let mut rest = Steps::new(steps);
+    loop {
+        let before = rest;
+        let step = rest.next()?;
+        let done = match step.operation {
+            STEP_CGROUP_MAKE => sys::mkdir(step.string(0), 0o755).map(drop),
+            STEP_CGROUP_SET => set_cgroup(&step),
+            STEP_CGROUP_DEVICES => limit_devices(&step),
+            STEP_TREE => clone_tree(&step, &mut start.fds),
+            STEP_CGROUP_JOIN => {
+                joins = joins.or(Some(before));
+                Ok(())
+            }
+            STEP_CLONE => return clone(&step, joins, start),
+            _ => Err(sys::EINVAL),
+        };
+        if let Err(errno) = done {
+            report(&step, errno);
+            return None;
+        }
+    }
+}
+
+fn report(step: &Step, errno: i32) {
+    if errno != TOLD {
+        send(OWNER, FAILED, [step.index, errno as u64, 0]);
+    }
+}
+
+/// Stands for a failure that the owner has been told of already.
+const TOLD: i32 = 0;
+
+/// Writes a limit and reads it back: a limit that does not read back is not enforced.
+fn set_cgroup(step: &Step) -> sys::Result<()> {
+    let value = step.bytes(1);
+    let optional = step.numbers[1] == 1;
+    let fd = match sys::open(step.string(0), sys::O_WRONLY) {
+        Err(sys::ENOENT | sys::EACCES) if optional => return Ok(()),
+        opened => opened?,
+    };
+    let written = sys::write(fd, value);
+    sys::close(fd);
+    if optional && step.numbers[0] == 0 {
+        return Ok(());
+    }
+    written?;
+    if step.numbers[0] == 0 {
+        return Ok(());
+    }
+    let mut now = [0_u8; 64];
+    let fd = sys::open(step.string(0), 0)?;
+    let length = sys::read(fd, &mut now)?;
+    sys::close(fd);
+    let now = now[..length].trim_ascii_end();
+    if now != value {
+        send_with(OWNER, FAILED, [step.index, sys::EIO as u64, 0], now, None);
+        return Err(TOLD);
+    }
+    Ok(())
+}
+
+/// Lets the processes of a version 2 cgroup open no other devices than a BPF program allows.
+fn limit_devices(step: &Step) -> sys::Result<()> {
+    let cgroup = sys::open(step.string(0), sys::O_DIRECTORY)?;
+    let program = sys::load_device_program(step.bytes(1))?;
+    sys::attach_device_program(cgroup, program)?;
+    sys::close(program);
+    sys::close(cgroup);
+    Ok(())
+}
+
+/// A clone of the mount below a descriptor, made while it is still in this process's namespace.
+fn clone_tree(step: &Step, fds: &mut [i32]) -> sys::Result<()> {
+    let at = fds.get_mut(step.numbers[0] as usize).ok_or(sys::EINVAL)?;
+    let flags = sys::OPEN_TREE_CLONE | sys::AT_EMPTY_PATH | sys::AT_RECURSIVE;
+    let tree = sys::open_tree(*at, c"", flags)?;
+    // Before it is anywhere: a clone of a shared mount is a peer of it, and this one is not reached
+    // by what makes the mounts of the new namespace private.
+    sys::make_tree_private(tree)?;
+    sys::close(*at);
+    *at = tree;
+    Ok(())
+}
+
+/// What the short-lived process between monitor and init needs to know.
+struct Between<'a> {
+    step: Step<'a>,
+    joins: Steps<'a>,
+    start: &'a Start,
+    child: sys::Result<i32>,
+}
+
+fn clone(step: &Step, joins: Option<Steps>, start: &mut Start) -> Option<i32> {
+    if step.numbers[1] == 1 {
+        start.mapped = sys::pipe().ok()?;
+    }
+    let start: &Start = start;
+    let child = match joins {
+        Some(joins) => join_and_clone(Between { step: *step, joins, start, child: Err(sys::EIO) }),
+        None => clone_into(step, start),
+    };
+    match child {
+        Ok(pid) => {
+            send(OWNER, CLONED, [pid as u64, 0, 0]);
+            Some(pid)
+        }
+        Err(errno) => {
+            report(step, errno);
+            None
+        }
+    }
+}
+
+/// On cgroup version 1, a process of one thread that moves itself by `tasks` skips the wait for a
+/// grace period that a move by `cgroup.procs` costs on an idle machine. The process between is that
+/// one: init is then born in the cgroup, and the monitor stays outside.
+fn join_and_clone(mut between: Between) -> sys::Result<i32> {
+    let stack = sys::map(-1, 64 * 1024)?;
+    let pid = sys::borrow_memory(stack, enter, &raw mut between as usize)?;
+    sys::unmap(stack);
+    reap(pid);
+    between.child
+}
+
+extern "C" fn enter(argument: usize) -> ! {
+    // SAFETY: `argument` is the `Between` of the waiting parent, whose memory this process borrows.
+    let between = unsafe { &mut *(argument as *mut Between) };
+    between.child = enter_all(between);
+    sys::exit(0)
+}
+
+fn enter_all(between: &Between) -> sys::Result<i32> {
+    for join in between.joins {
+        if join.operation == STEP_CGROUP_JOIN {
+            let fd = sys::open(join.string(0), sys::O_WRONLY)?;
+            sys::write(fd, b"0")?;
+            sys::close(fd);
+        }
+    }
+    let mut step = between.step;
+    step.numbers[0] |= sys::CLONE_PARENT;
+    clone_into(&step, between.start)
+}
+
+fn clone_into(step: &Step, start: &Start) -> sys::Result<i32> {
+    let path: &CStr = step.string(0);
+    let cgroup =
+        if path.is_empty() { None } else { Some(sys::open(path, sys::O_PATH | sys::O_DIRECTORY)?) };
+    let pid = sys::clone(step.numbers[0], cgroup)?;
+    if pid == 0 {
+        sandbox::build(start, step.index);
+    }
+    if let Some(fd) = cgroup {
+        sys::close(fd);
+    }
+    Ok(pid)
+}
+
+/// Waits until init has ended and the owner has seen it. Ends init if the owner asks or is gone.
+fn watch(child: i32, start: &Start) {
+    let Ok(pidfd) = sys::pidfd_open(child) else { return };
+    sys::close(start.mapped[0]);
+    let mut running = true;
+    loop {
+        let mut fds = [
+            sys::Poll { fd: OWNER, events: sys::POLLIN, happened: 0 },
+            sys::Poll { fd: if running { pidfd } else { -1 }, events: sys::POLLIN, happened: 0 },
+        ];
+        let _ = sys::poll(&mut fds, -1);
+        if fds[1].happened != 0 {
+            running = false;
+            let status = reap(child);
+            send(OWNER, ENDED, [status as u32 as u64, 0, 0]);
+        }
+        if fds[0].happened == 0 {
+            continue;
+        }
+        match Message::receive(OWNER) {
+            Some(Message { kind: MAPPED, .. }) => {
+                let _ = sys::write(start.mapped[1], b"m");
+            }
+            Some(Message { kind: KILL, .. }) => {
+                let _ = sys::kill(child, sys::SIGKILL);
+            }
+            _ => break,
+        }
+    }
+    if running {
+        let _ = sys::kill(child, sys::SIGKILL);
+        reap(child);
+    }
+}
+
+/// Waits for a child: its wait status.
+fn reap(child: i32) -> i32 {
+    loop {
+        match sys::wait(child, true) {
+            Ok(Some((_, status))) => return status,
+            Err(sys::EINTR) | Ok(None) => {}
+            Err(_) => return 0,
+        }
+    }
+}
+
+/// Removes what [`make`] made. A cgroup may stay busy for a moment after its last process has
+/// ended.
+fn remove_cgroups(steps: &[u8]) {
+    for step in Steps::new(steps).filter(|step| step.operation == STEP_CGROUP_MAKE) {
+        for _ in 0..REMOVE_TRIES {
+            match sys::rmdir(step.string(0)) {
+                Err(sys::EBUSY) => sys::sleep_ms(1),
+                _ => break,
+            }
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! Starts a container on the embedded engine: decision in, verified first process out.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use oci_spec::runtime::Spec;
+use ric_images::{Identity, Image, Store};
+use ric_policies::Network;
+use rustix::fs::{FileType, Mode, OFlags};
+
+use super::Container;
+use crate::native::blueprint::{self, Places};
+use crate::native::readback::{self, Mismatch};
+use crate::native::steps::{self, Step};
+use crate::native::{monitor, protocol, top};
+use crate::usage::UsageFiles;
+use crate::{CgroupPlacement, ContainerFacts, Enforced, IdMap, Sandbox, WORKER, WORKER_RARE, oci};
+
+/// Why a container could not be started. Nothing of it is left.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The image has something in the way of what every sandbox mounts. Its maker must act.
+    #[error("image has a {found} at /{}, where a sandbox needs a directory", .path.display())]
+    MountPoint {
+        /// The path, without the leading slash.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+    },
+    /// A layer of the image, or its generated top layer, could not be made or opened.
+    #[error("cannot prepare {what}")]
+    Prepare {
+        /// What was prepared.
+        what: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The decision cannot be said as an OCI runtime spec: a defect of this program.
+    #[error("cannot describe the sandbox")]
+    Describe {
+        /// Why not.
+        source: oci::SpecError,
+    },
+    /// The monitor could not be started or spoken to.
+    #[error("cannot start the monitor of the container")]
+    Monitor {
+        /// Why not.
+        source: io::Error,
+    },
+    /// The kernel refused a step.
+    #[error("{step} failed")]
+    Step {
+        /// The call and what it was for.
+        step: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A value did not read back as it was written, so it is not enforced.
+    #[error("{step} was accepted but reads back as {found:?}")]
+    NotApplied {
+        /// The call and what it was for.
+        step: String,
+        /// What was read.
+        found: String,
+    },
+    /// The finished sandbox is not as planned, so nothing was run in it.
+    #[error("the sandbox has {what} {found:?} where {planned:?} was planned")]
+    Differs {
+        /// What was looked at.
+        what: String,
+        /// What was planned.
+        planned: String,
+        /// What the kernel says.
+        found: String,
+    },
+    /// The ids of the user namespace could not be mapped.
+    #[error("cannot map the ids of the user namespace with {with}")]
+    Maps {
+        /// The program or file that was to do it.
+        with: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The first process ended before it was ready, and the kernel says no more.
+    #[error("the first process of the sandbox ended before it was ready")]
+    Died,
+}
+
+/// Environment of helper programs: nothing of the caller's or the image's.
+const HELPER_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+impl Container {
+    /// Starts `sandbox` on `image`. `descriptors` are those that the task's mounts name.
+    ///
+    /// # Errors
+    /// [`StartError`]; then nothing is left running, mounted or in a cgroup.
+    pub fn start(
+        sandbox: &Sandbox,
+        image: &Image,
+        store: &Store,
+        descriptors: &[OwnedFd],
+    ) -> Result<Container, StartError> {
+        let id = new_id()?;
+        let tools = tools(store)?;
+        let spec = blueprint::spec(sandbox, &id, &tools)
+            .map_err(|source| StartError::Describe { source })?;
+        let top = top_layer(sandbox, &spec, image, store)?;
+        let named = caller_descriptors(sandbox, descriptors)?;
+        let places = Places { id: &id, top: &top, layers: &image.layers, tools: &tools };
+        let steps = blueprint::steps(sandbox, &spec, &places);
+        let mut container = launch(sandbox, image, &id, &steps, &named)?;
+        let pid = container.wait_cloned(&steps)?;
+        if let Some(maps) = blueprint::maps_by_owner(sandbox) {
+            write_maps(pid, maps)?;
+            container.tell_monitor(protocol::MAPPED)?;
+        }
+        let text = container.wait_ready(&steps)?;
+        verify(sandbox, &spec, &text, &id, pid)?;
+        container.enforced = enforced(sandbox);
+        Ok(container)
+    }
+
+    fn channel(&self) -> Result<&OwnedFd, StartError> {
+        self.channel.as_ref().ok_or(StartError::Died)
+    }
+
+    fn tell_monitor(&self, kind: u64) -> Result<(), StartError> {
+        monitor::send(self.channel()?, kind, 0, &[], &[])
+            .map_err(|source| StartError::Monitor { source })
+    }
+
+    /// Waits until init exists: its pid.
+    fn wait_cloned(&self, steps: &[Step]) -> Result<i32, StartError> {
+        let message = receive(self.channel()?, steps)?;
+        i32::try_from(message.numbers[0]).map_err(|_| StartError::Died)
+    }
+
+    /// Waits until the sandbox stands: what the kernel says of it.
+    fn wait_ready(&self, steps: &[Step]) -> Result<String, StartError> {
+        let control = self.control.as_ref().ok_or(StartError::Died)?;
+        let message = receive(control, steps)?;
+        Ok(String::from_utf8_lossy(&message.text).into_owned())
+    }
+}
+
+fn new_id() -> Result<String, StartError> {
+    let mut bytes = [0_u8; 8];
+    let random = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    random.map_err(|errno| StartError::Prepare { what: "a name".into(), source: errno.into() })?;
+    Ok(format!("run-in-container-{:016x}", u64::from_le_bytes(bytes)))
+}
+
+fn prepare(what: impl Into<String>) -> impl FnOnce(io::Error) -> StartError {
+    let what = what.into();
+    move |source| StartError::Prepare { what, source }
+}
+
+/// The directory that is mounted into every sandbox: the worker, and an empty directory for masks.
+fn tools(store: &Store) -> Result<PathBuf, StartError> {
+    let tree = top::Tree::from([
+        ("worker.py".into(), top::Entry::File(WORKER.into())),
+        ("worker_rare.py".into(), top::Entry::File(WORKER_RARE.into())),
+        ("empty".into(), top::Entry::Directory),
+    ]);
+    let key = top::digest(&tree, "");
+    let made = store.generated("tools", &key, |root| top::write(&tree, root));
+    made.map_err(|source| prepare("the worker")(io::Error::other(source)))
+}
+
+fn top_layer(
+    sandbox: &Sandbox,
+    spec: &Spec,
+    image: &Image,
+    store: &Store,
+) -> Result<PathBuf, StartError> {
+    // A network of its own has no name server; the machine's has the machine's.
+    let resolver = match sandbox.network {
+        Network::Loopback => String::new(),
+        Network::Host => resolver().map_err(prepare("/etc/resolv.conf of the sandbox"))?,
+    };
+    let tree = top::tree(sandbox, spec, &resolver);
+    let key = top::digest(&tree, &format!("{:?}", image.identity));
+    let mut obstacle = None;
+    let made = store.generated("top", &key, |root| {
+        obstacle = in_the_way(&tree, image)?;
+        if obstacle.is_some() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        top::write(&tree, root)
+    });
+    if let Some(obstacle) = obstacle {
+        return Err(obstacle);
+    }
+    made.map_err(|source| prepare("the generated top layer")(io::Error::other(source)))
+}
+
+/// The machine's `/etc/resolv.conf`; empty if it has none.
+fn resolver() -> io::Result<String> {
+    /// Far more than resolv.conf(5) makes use of.
+    const BYTES_MAX: u64 = 64 << 10;
+    match File::open("/etc/resolv.conf") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(error),
+        Ok(file) => {
+            let mut text = String::new();
+            io::Read::read_to_string(&mut io::Read::take(file, BYTES_MAX), &mut text)?;
+            Ok(text)
+        }
+    }
+}
+
+fn in_the_way(tree: &top::Tree, image: &Image) -> io::Result<Option<StartError>> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open = |layer: &PathBuf| Ok(rustix::fs::open(layer, flags, Mode::empty())?);
+    let layers = image.layers.iter().map(open).collect::<io::Result<Vec<OwnedFd>>>()?;
+    Ok(top::obstacle(tree, &layers).map(|(path, found)| {
+        let found = match found {
+            FileType::Symlink => "symbolic link",
+            FileType::RegularFile => "file",
+            FileType::Fifo => "pipe",
+            FileType::Socket => "socket",
+            FileType::BlockDevice | FileType::CharacterDevice => "device",
+            FileType::Directory | FileType::Unknown => "thing of an unknown kind",
+        };
+        StartError::MountPoint { path, found }
+    }))
+}
+
+/// The descriptors of the caller's mounts, in the order in which steps number them.
+fn caller_descriptors<'a>(
+    sandbox: &Sandbox,
+    descriptors: &'a [OwnedFd],
+) -> Result<Vec<BorrowedFd<'a>>, StartError> {
+    let find = |(index, target): (usize, &Path)| {
+        let missing = || io::Error::other(format!("descriptor {index} did not come along"));
+        let fd = descriptors.get(index).ok_or_else(missing);
+        fd.map(AsFd::as_fd).map_err(prepare(format!("the mount at {}", target.display())))
+    };
+    blueprint::caller_mounts(sandbox).map(find).collect()
+}
+
+fn launch(
+    sandbox: &Sandbox,
+    image: &Image,
+    id: &str,
+    steps: &[Step],
+    named: &[BorrowedFd<'_>],
+) -> Result<Container, StartError> {
+    let failed = |source| StartError::Monitor { source };
+    let (monitor, channel) = monitor::spawn().map_err(failed)?;
+    let (control, theirs) = monitor::socket_pair().map_err(failed)?;
+    let container = Container {
+        facts: ContainerFacts {
+            id: id.to_owned(),
+            engine: sandbox.engine,
+            image: match &image.identity {
+                Identity::Digest(digest) => digest.to_string(),
+                Identity::Fingerprint(fingerprint) => fingerprint.clone(),
+            },
+            warm: false,
+        },
+        enforced: BTreeMap::new(),
+        usage: UsageFiles::new(sandbox.cgroup.as_ref(), id),
+        channel: Some(channel),
+        control: Some(control),
+        monitor,
+    };
+    let bytes = steps::encode(steps);
+    monitor::send_start(container.channel()?, &bytes, &theirs, named).map_err(failed)?;
+    Ok(container)
+}
+
+/// The next message of a start; what failed becomes the error it is.
+fn receive(socket: &OwnedFd, steps: &[Step]) -> Result<monitor::Message, StartError> {
+    let received = monitor::receive(socket).map_err(|source| StartError::Monitor { source })?;
+    let message = received.ok_or(StartError::Died)?;
+    if message.kind != protocol::FAILED {
+        return Ok(message);
+    }
+    let index = usize::try_from(message.numbers[0]).unwrap_or(usize::MAX);
+    let step = steps.get(index).map_or("a step", |step| step.label.as_str()).to_owned();
+    if !message.text.is_empty() {
+        let found = String::from_utf8_lossy(&message.text).into_owned();
+        return Err(StartError::NotApplied { step, found });
+    }
+    let errno = i32::try_from(message.numbers[1]).unwrap_or(0);
+    Err(StartError::Step { step, source: io::Error::from_raw_os_error(errno) })
+}
+
+/// Writes the maps of a user namespace, as root to `/proc`, else by the programs that may.
+fn write_maps(pid: i32, maps: &IdMap) -> Result<(), StartError> {
+    for (lines, file, program) in
+        [(&maps.uids, "uid_map", "newuidmap"), (&maps.gids, "gid_map", "newgidmap")]
+    {
+        if maps.by_helper {
+            run_map_helper(program, pid, lines)?;
+        } else {
+            let path = format!("/proc/{pid}/{file}");
+            let text: String = lines.iter().map(|(a, b, c)| format!("{a} {b} {c}\n")).collect();
+            let written = File::options()
+                .write(true)
+                .open(&path)
+                .and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes()));
+            written.map_err(|source| StartError::Maps { with: path, source })?;
+        }
+    }
+    Ok(())
+}
+
+/// `newuidmap(1)`: the arguments are the pid and the lines of the map.
+fn run_map_helper(program: &str, pid: i32, lines: &[(u32, u32, u32)]) -> Result<(), StartError> {
+    let failed = |source| StartError::Maps { with: program.to_owned(), source };
+    let numbers = lines.iter().flat_map(|(a, b, c)| [a, b, c]).map(u32::to_string);
+    let mut command = Command::new(program);
+    command.arg(pid.to_string()).args(numbers).env_clear().env("PATH", HELPER_PATH);
+    let output = command.current_dir("/").output().map_err(failed)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(failed(io::Error::other(said)))
+}
+
+/// Compares what was applied with what was planned, from inside and from outside.
+fn verify(
+    sandbox: &Sandbox,
+    spec: &Spec,
+    text: &str,
+    id: &str,
+    pid: i32,
+) -> Result<(), StartError> {
+    let groups = sandbox.identities.groups.as_deref();
+    let differs = readback::compare(spec, text, groups).or_else(|| membership(sandbox, id, pid));
+    match differs {
+        None => Ok(()),
+        Some(Mismatch { what, planned, found }) => {
+            Err(StartError::Differs { what, planned, found })
+        }
+    }
+}
+
+/// Looks for the first process in every cgroup that it should be in.
+fn membership(sandbox: &Sandbox, id: &str, pid: i32) -> Option<Mismatch> {
+    let directories: Vec<PathBuf> = match sandbox.cgroup.as_ref()? {
+        CgroupPlacement::V1(parents) => parents.values().map(|at| at.join(id)).collect(),
+        CgroupPlacement::V2 { parent, .. } => vec![parent.join(id)],
+    };
+    directories.iter().find_map(|directory| {
+        let file = directory.join("cgroup.procs");
+        let found = std::fs::read_to_string(&file).unwrap_or_else(|error| error.to_string());
+        let planned = pid.to_string();
+        let inside = found.lines().any(|line| line == planned);
+        (!inside).then(|| Mismatch { what: file.display().to_string(), planned, found })
+    })
+}
+
+/// What the plan said is enforced, which by now has been read back, and what it dropped.
+fn enforced(sandbox: &Sandbox) -> BTreeMap<ric_policies::Protection, Enforced> {
+    let by = sandbox.enforced.iter().map(|(what, how)| (*what, Enforced::By(how.clone())));
+    let not = sandbox
+        .dropped
+        .iter()
+        .map(|(what, why)| (*what, Enforced::Not { not_enforced: why.clone() }));
+    by.chain(not).collect()
+}

@@ -1,0 +1,91 @@
+//! Payloads as sealed memory: a file that no one can write to or resize any more, memfd_create(2).
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create};
+use rustix::io::{Errno, pread};
+
+/// Without these its sender could change it after it has been verified.
+const SEALS_NEEDED: SealFlags = SealFlags::WRITE.union(SealFlags::SHRINK).union(SealFlags::GROW);
+
+/// Makes a sealed memfd that holds `payload`.
+pub(super) fn seal(payload: &[u8]) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Hosts with vm.memfd_noexec=2 demand the flag, kernels before 6.3 do not know it.
+    let memory = match memfd_create(c"payload", flags | MemfdFlags::NOEXEC_SEAL) {
+        Err(Errno::INVAL) => memfd_create(c"payload", flags)?,
+        made => made?,
+    };
+    let mut memory = File::from(memory);
+    memory.write_all(payload)?;
+    fcntl_add_seals(&memory, SEALS_NEEDED | SealFlags::SEAL)?;
+    Ok(memory.into())
+}
+
+/// Reads a memfd that somebody else made; `bytes` has been checked against its bound.
+///
+/// Only memory files have seals, so this never reads a pipe, a device or a file system that
+/// could keep it waiting.
+pub(super) fn read_sealed(memory: impl AsFd, bytes: u64) -> Result<Vec<u8>, &'static str> {
+    let seals = fcntl_get_seals(&memory).map_err(|_| "passed a descriptor that is no memfd")?;
+    if !seals.contains(SEALS_NEEDED) {
+        return Err("passed a memfd that is not sealed against change");
+    }
+    let status = fstat(&memory).map_err(|_| "passed a memfd that has no size")?;
+    if u64::try_from(status.st_size) != Ok(bytes) {
+        return Err("passed a memfd of another size than its frame says");
+    }
+    let mut payload = vec![0; usize::try_from(bytes).map_err(|_| "passed too much memory")?];
+    let mut have = 0;
+    while have < payload.len() {
+        match pread(&memory, &mut payload[have..], have as u64) {
+            Ok(0) => return Err("passed a memfd that ends early"),
+            Ok(read) => have += read,
+            Err(Errno::INTR) => {}
+            Err(_) => return Err("passed a memfd that cannot be read"),
+        }
+    }
+    Ok(payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sealed_memory_reads_back() {
+        let payload = vec![7; 100_000];
+        let memory = seal(&payload).unwrap();
+        assert_eq!(read_sealed(&memory, 100_000), Ok(payload));
+    }
+
+    #[test]
+    fn nobody_can_change_sealed_memory() {
+        let memory = File::from(seal(b"payload").unwrap());
+        assert!((&memory).write_all(b"other").is_err());
+        assert!(memory.set_len(3).is_err());
+        assert!(memory.set_len(30).is_err());
+    }
+
+    #[test]
+    fn refuses_what_could_still_change() {
+        let open = memfd_create(c"open", MemfdFlags::ALLOW_SEALING).unwrap();
+        File::from(open.try_clone().unwrap()).write_all(b"payload").unwrap();
+        assert!(read_sealed(&open, 7).unwrap_err().contains("not sealed"));
+        // The control: the same memory with its seals is taken.
+        fcntl_add_seals(&open, SEALS_NEEDED).unwrap();
+        assert_eq!(read_sealed(&open, 7).unwrap(), b"payload");
+    }
+
+    #[test]
+    fn refuses_descriptors_that_are_no_memory() {
+        let (reader, _writer) = rustix::pipe::pipe().unwrap();
+        assert!(read_sealed(reader, 0).unwrap_err().contains("no memfd"));
+        let file = tempfile::tempfile().unwrap();
+        assert!(read_sealed(file, 0).is_err());
+        let memory = seal(b"payload").unwrap();
+        assert!(read_sealed(&memory, 8).unwrap_err().contains("another size"));
+    }
+}

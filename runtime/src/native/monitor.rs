@@ -1,0 +1,151 @@
+//! The effect: hands steps and descriptors to a new monitor, and talks to it and to its init.
+//!
+//! The monitor is a process of a small static program that this one carries in itself and starts
+//! from a sealed memory file: nothing inside a sandbox can reach a file that runs outside.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+
+use super::protocol as p;
+
+/// The program `init`, built by `build.rs`.
+static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
+
+/// A message from the monitor or from init.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) kind: u64,
+    pub(crate) numbers: [u64; p::MESSAGE_WORDS - 1],
+    pub(crate) text: Vec<u8>,
+    pub(crate) fd: Option<OwnedFd>,
+}
+
+/// The program as a sealed, executable memory file; made once.
+fn program() -> io::Result<&'static OwnedFd> {
+    static PROGRAM: OnceLock<OwnedFd> = OnceLock::new();
+    if let Some(program) = PROGRAM.get() {
+        return Ok(program);
+    }
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // MFD_EXEC, Linux 6.3: asks for what older kernels always give.
+    let with_exec = flags | MemfdFlags::from_bits_retain(0x10);
+    let memory = rustix::fs::memfd_create("run-in-container-init", with_exec)
+        .or_else(|_| rustix::fs::memfd_create("run-in-container-init", flags))?;
+    File::from(memory.try_clone()?).write_all(INIT)?;
+    seal(&memory)?;
+    Ok(PROGRAM.get_or_init(|| memory))
+}
+
+fn seal(memory: &OwnedFd) -> io::Result<()> {
+    let all = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    Ok(rustix::fs::fcntl_add_seals(memory, all)?)
+}
+
+/// Bytes as a memory file, to travel beside a message that they would not fit in.
+pub(crate) fn as_memory(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let memory = rustix::fs::memfd_create("run-in-container", MemfdFlags::CLOEXEC)?;
+    let mut file = File::from(memory);
+    file.write_all(bytes)?;
+    Ok(file.into())
+}
+
+/// A pair of connected sockets that keep messages apart and end when either side does.
+pub(crate) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC;
+    Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+}
+
+/// Starts a monitor and returns it with the socket to it.
+#[expect(clippy::disallowed_methods, reason = "this is the module that starts monitors")]
+pub(crate) fn spawn() -> io::Result<(Child, OwnedFd)> {
+    let (ours, theirs) = socket_pair()?;
+    // Resolved in the child, which has a copy of every descriptor until it executes.
+    let path = format!("/proc/self/fd/{}", program()?.as_raw_fd());
+    let child = Command::new(path)
+        .arg0("run-in-container-init")
+        .env_clear()
+        .stdout(Stdio::from(theirs.try_clone()?))
+        .stderr(Stdio::from(theirs.try_clone()?))
+        .stdin(Stdio::from(theirs))
+        .spawn()?;
+    Ok((child, ours))
+}
+
+/// Sends a message with descriptors beside it.
+pub(crate) fn send(
+    socket: &OwnedFd,
+    kind: u64,
+    number: u64,
+    text: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let mut bytes = [0; p::MESSAGE_BYTES];
+    bytes[..8].copy_from_slice(&kind.to_le_bytes());
+    bytes[8..16].copy_from_slice(&number.to_le_bytes());
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(p::DESCRIPTORS_MAX))];
+    let mut beside = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors"));
+    }
+    let parts = [io::IoSlice::new(&bytes), io::IoSlice::new(text)];
+    rustix::io::retry_on_intr(|| {
+        rustix::net::sendmsg(socket, &parts, &mut beside, SendFlags::NOSIGNAL)
+    })?;
+    Ok(())
+}
+
+/// Receives a message. `None`: the other side is gone.
+pub(crate) fn receive(socket: &OwnedFd) -> io::Result<Option<Message>> {
+    let mut bytes = vec![0; p::MESSAGE_BYTES + p::TEXT_BYTES_MAX];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut beside = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let received = rustix::io::retry_on_intr(|| {
+        let mut parts = [io::IoSliceMut::new(&mut bytes)];
+        rustix::net::recvmsg(socket, &mut parts, &mut beside, flags)
+    });
+    let length = match received {
+        Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+        received => received?.bytes,
+    };
+    if length < p::MESSAGE_BYTES {
+        return Ok(None);
+    }
+    let fd = beside.drain().find_map(|message| {
+        if let RecvAncillaryMessage::ScmRights(mut fds) = message { fds.next() } else { None }
+    });
+    let text = bytes[p::MESSAGE_BYTES..length].to_vec();
+    let mut words = bytes.chunks_exact(8).map(|eight| {
+        let mut word = [0; 8];
+        word.copy_from_slice(eight);
+        u64::from_le_bytes(word)
+    });
+    let kind = words.next().unwrap_or_default();
+    let mut numbers = [0; p::MESSAGE_WORDS - 1];
+    numbers.fill_with(|| words.next().unwrap_or_default());
+    Ok(Some(Message { kind, numbers, text, fd }))
+}
+
+/// Sends the steps, the control socket and the descriptors that steps name.
+pub(crate) fn send_start(
+    socket: &OwnedFd,
+    steps: &[u8],
+    control: &OwnedFd,
+    named: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let memory = as_memory(steps)?;
+    let mut fds = vec![memory.as_fd(), control.as_fd()];
+    fds.extend_from_slice(named);
+    send(socket, p::START, steps.len() as u64, &[], &fds)
+}

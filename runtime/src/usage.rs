@@ -1,0 +1,72 @@
+//! What a container has used, read from its cgroups while they are there.
+
+use std::path::{Path, PathBuf};
+
+use crate::{CgroupPlacement, Controller};
+
+/// The files to read.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct UsageFiles {
+    memory: Option<PathBuf>,
+    pids: Option<PathBuf>,
+    unified: bool,
+}
+
+/// What they say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct CgroupUsage {
+    /// Most bytes of memory at once. `None`: no memory cgroup, or a kernel that does not keep it
+    /// (version 2 before Linux 5.19).
+    pub(crate) memory_peak_bytes: Option<u64>,
+    /// How many processes the kernel has ended for want of memory.
+    pub(crate) oom_kills: u64,
+    /// How often a process or thread was refused for the limit.
+    pub(crate) pids_refused: u64,
+}
+
+impl UsageFiles {
+    /// The files of the container called `id`.
+    pub(crate) fn new(placement: Option<&CgroupPlacement>, id: &str) -> UsageFiles {
+        match placement {
+            None => UsageFiles::default(),
+            Some(CgroupPlacement::V1(parents)) => {
+                let of = |controller| parents.get(&controller).map(|at| at.join(id));
+                let (memory, pids) = (of(Controller::Memory), of(Controller::Pids));
+                UsageFiles { memory, pids, unified: false }
+            }
+            Some(CgroupPlacement::V2 { parent, .. }) => {
+                let own = Some(parent.join(id));
+                UsageFiles { memory: own.clone(), pids: own, unified: true }
+            }
+        }
+    }
+
+    /// Reads them now.
+    pub(crate) fn read(&self) -> CgroupUsage {
+        let (peak, events) = match self.unified {
+            true => ("memory.peak", "memory.events"),
+            false => ("memory.max_usage_in_bytes", "memory.oom_control"),
+        };
+        let memory = self.memory.as_deref();
+        CgroupUsage {
+            memory_peak_bytes: memory.and_then(|at| read(at, peak)?.trim().parse().ok()),
+            oom_kills: memory.and_then(|at| counter(at, events, "oom_kill")).unwrap_or(0),
+            pids_refused: self
+                .pids
+                .as_deref()
+                .and_then(|at| counter(at, "pids.events", "max"))
+                .unwrap_or(0),
+        }
+    }
+}
+
+fn read(directory: &Path, file: &str) -> Option<String> {
+    std::fs::read_to_string(directory.join(file)).ok()
+}
+
+/// The number behind `key` in a file of lines of keys and numbers.
+fn counter(directory: &Path, file: &str, key: &str) -> Option<u64> {
+    let text = read(directory, file)?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))?;
+    line.trim().parse().ok()
+}

@@ -1,0 +1,342 @@
+"""What `worker.py` needs rarely: explaining failures, large payloads, pickles, coroutines.
+
+Executed by `worker.py` on the first use of anything here, with that file as `core`. Each function
+that refuses raises `core.Reply`, which becomes the one answer to its task.
+"""
+
+import os
+import sys
+
+MESSAGE_CHARACTERS_MAX = 4 << 10
+TRACEBACK_CHARACTERS_MAX = 128 << 10  # with JSON's escapes still below ERROR_BYTES_MAX
+TRACEBACK_FRAMES_MAX = 1000
+
+F_ADD_SEALS, F_GET_SEALS = 1033, 1034  # fcntl(2); named in the fcntl module since Python 3.8
+SEALS = 0x1 | 0x2 | 0x4 | 0x8  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE
+SEALS_NEEDED = 0x2 | 0x4 | 0x8
+
+SURROGATE = "a string with a lone surrogate"
+NOT_FINITE = "a number that is not finite"
+JSON_HINTS = {
+    SURROGATE: "encode it with errors='replace', or return a list of integers",
+    NOT_FINITE: "return None or a string in its place",
+    "an integer beyond 64 bits": "return it as a string",
+    "a dict with keys that are not strings": "make its keys strings, or return a list of pairs",
+}
+
+
+def slow_json():
+    """Stands in where the C functions under `json` are missing or have changed."""
+    import json
+
+    encoder = json.JSONEncoder(
+        ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=core.refuse
+    )
+    decoder = json.JSONDecoder(parse_constant=core.refuse)
+    return decoder.scan_once, lambda value, _: (encoder.encode(value),)
+
+
+def shorten(text, most):
+    """Cuts the middle out of a text that is too long."""
+    if len(text) <= most:
+        return text
+    left_out = "\n... %d characters left out ...\n" % (len(text) - most)
+    return text[: most // 2] + left_out + text[-(most - most // 2) :]
+
+
+def declined(reason, message, hint=""):
+    """Returns the answer of a worker that will not or cannot, though nothing is broken."""
+    message = shorten(message, MESSAGE_CHARACTERS_MAX)
+    hint = shorten(hint, MESSAGE_CHARACTERS_MAX)
+    return core.Reply(core.DECLINED, reason=reason, message=message, hint=hint)
+
+
+def text_of(error):
+    """Returns `str(error)`, even of an exception that cannot say what it is."""
+    try:
+        return str(error)
+    except BaseException:
+        return "(its __str__ raised an exception)"
+
+
+def brief(error):
+    text = text_of(error)
+    return "%s: %s" % (type(error).__name__, text) if text else type(error).__name__
+
+
+# Frames that are not as they should be
+
+
+def corrupt(header, what, expected, got):
+    reply = core.Reply(core.CORRUPT, what=what, expected=expected.hex(), got=got.hex())
+    reply.task = header[8:24]
+    return reply
+
+
+def broken_stream(header):
+    """Nobody knows where the next frame begins, nor whose this one was: the last answer."""
+    got = core.crc32(header[:68]).to_bytes(4, "big")
+    reply = corrupt(header, "header", header[68:72], got)
+    reply.task, reply.last = core.NO_TASK, True
+    raise reply
+
+
+def corrupt_metadata(header, metadata):
+    got = core.crc32(metadata, core.crc32(header[:72])).to_bytes(4, "big")
+    raise corrupt(header, "metadata", header[72:76], got)
+
+
+def corrupt_payload(header, got):
+    what = {core.FUNCTION: "function", core.CALL: "arguments"}.get(header[6], "payload")
+    raise corrupt(header, what, header[36:68], got)
+
+
+def other_version(header):
+    if header[:4] != core.MAGIC_AND_VERSION[:4]:
+        core.leave(core.EXIT_PROTOCOL)
+    reply = version_mismatch("%d" % int.from_bytes(header[4:6], "big"))
+    reply.task = header[8:24]
+    raise reply
+
+
+def no_common_version(hello):
+    theirs = "%d to %d" % (hello["version_lowest"], hello["version_highest"])
+    reply = version_mismatch(theirs)
+    reply.last = True
+    raise reply
+
+
+def unknown_kind(kind):
+    raise declined("unknown_kind", "frames of kind %d are not known here" % kind)
+
+
+def version_mismatch(theirs):
+    ours = "this worker speaks version %d of the protocol" % core.VERSION
+    return declined("version", "%s, and was spoken to in %s" % (ours, theirs))
+
+
+# Large payloads: sealed memory beside the frame
+
+
+def digest_large(payload):
+    try:
+        from hashlib import sha256  # OpenSSL's is several times faster, and loads in 3 ms
+    except (ImportError, OSError):
+        sha256 = core.sha256
+    return sha256(payload).digest()
+
+
+def receive_sealed(fd, size):
+    """Takes the descriptor that comes with the carrier byte and reads what it holds."""
+    import fcntl
+    import _socket
+
+    connection = _socket.socket(fileno=fd)
+    try:
+        space = _socket.CMSG_SPACE(4)
+        data, ancillary, _, _ = connection.recvmsg(1, space, _socket.MSG_CMSG_CLOEXEC)
+    finally:
+        connection.detach()
+    if not data or not ancillary or len(ancillary[0][2]) < 4:
+        core.leave(core.EXIT_PROTOCOL)
+    sealed = int.from_bytes(ancillary[0][2][:4], sys.byteorder)
+    try:
+        seals = fcntl.fcntl(sealed, F_GET_SEALS)
+        if seals & SEALS_NEEDED != SEALS_NEEDED or os.fstat(sealed).st_size != size:
+            core.leave(core.EXIT_PROTOCOL)
+        pieces, offset = [], 0
+        while offset < size:
+            pieces.append(os.pread(sealed, size - offset, offset))
+            offset += len(pieces[-1])
+    finally:
+        os.close(sealed)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def seal(payload):
+    """Returns a sealed memfd that holds `payload`, or None where none can be had."""
+    try:
+        import fcntl
+
+        sealed = os.memfd_create("result", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except (ImportError, AttributeError, OSError):
+        return None
+    try:
+        rest = memoryview(payload)
+        while rest:
+            rest = rest[os.write(sealed, rest) :]
+        fcntl.fcntl(sealed, F_ADD_SEALS, SEALS)
+    except OSError:
+        os.close(sealed)
+        return None
+    return sealed
+
+
+def send_sealed(fd, sealed):
+    import _socket
+
+    connection = _socket.socket(fileno=fd)
+    try:
+        rights = sealed.to_bytes(4, sys.byteorder)
+        connection.sendmsg([b"\0"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
+    finally:
+        connection.detach()
+        os.close(sealed)
+
+
+# Calls
+
+
+def no_function(function, name):
+    """Refuses a name that the file does not define as something that can be called."""
+    import difflib
+
+    members = vars(function.module)
+    if name in members:
+        message = "`%s` in %s is not a function but a value of type %s"
+        message %= (name, function.file_name, type(members[name]).__name__)
+        raise declined("not_callable", message)
+    own = [
+        key for key, value in members.items()
+        if callable(value) and getattr(value, "__module__", None) == function.module.__name__
+    ]
+    hint = "it defines " + ", ".join(own) if own else "it defines no function at all"
+    near = difflib.get_close_matches(name, own, 1)
+    if near:
+        hint = "did you mean `%s`? %s" % (near[0], hint)
+    raise declined("no_function", "%s has no function `%s`" % (function.file_name, name), hint)
+
+
+def unpickle(payload, python):
+    """Returns the arguments; the payload has been verified."""
+    if python != core.PYTHON_MINOR:
+        message = "the arguments were pickled by Python %s and this is Python %s"
+        hint = "use an environment with Python %s, or pass arguments that are JSON" % python
+        raise declined("python_mismatch", message % (python, core.PYTHON_MINOR), hint)
+    try:
+        from _pickle import loads
+
+        positional, named = loads(payload)
+        return tuple(positional), dict(named)
+    except BaseException as error:
+        message = "unpickling the arguments raised " + brief(error)
+        raise declined("arguments_undecodable", message)
+
+
+def run_coroutine(coroutine):
+    import asyncio
+
+    return asyncio.run(coroutine)
+
+
+def encode_otherwise(value, obstacle, exact):
+    """Pickles a result that JSON would not bring back, if the caller takes that (`exact`)."""
+    message = "the result, of type %s, cannot be serialised: " % type(value).__qualname__
+    if type(value).__name__ in ("generator", "async_generator"):
+        hint = "return list(...) of it"
+        raise declined("result_not_serialisable", message + "a generator has no value", hint)
+    if exact:
+        try:
+            from _pickle import dumps
+
+            metadata = {"encoding": "pickle", "python": core.PYTHON_MINOR}
+            return core.to_json(metadata), dumps(value, 4)
+        except BaseException as error:
+            raise declined("result_not_serialisable", message + "pickling raised " + brief(error))
+    if isinstance(obstacle, UnicodeEncodeError):
+        obstacle = SURROGATE
+    elif isinstance(obstacle, ValueError):
+        obstacle = NOT_FINITE
+    elif isinstance(obstacle, Exception):
+        obstacle = "what raised " + brief(obstacle)
+    message += "this caller takes JSON, which has no place for %s" % obstacle
+    hint = JSON_HINTS.get(obstacle, "return None, bool, int, float, str, list or dict")
+    if type(value).__module__.partition(".")[0] == "numpy":
+        hint = "numpy has .tolist() and .item() for that"
+    raise declined("result_not_serialisable", message, hint)
+
+
+def result_too_large(size, most):
+    message = "the result takes %d bytes, and at most %d may come back" % (size, most)
+    hint = "write it to a file in the working directory and name that as an output"
+    raise declined("result_too_large", message, hint)
+
+
+# Exceptions of the function
+
+
+def decode_source(source):
+    from importlib.util import decode_source
+
+    try:
+        return decode_source(source)
+    except (SyntaxError, UnicodeDecodeError):
+        return source.decode("latin-1")
+
+
+def own_traceback(error):
+    """Returns the traceback of `error` from the first frame that is not the worker's own."""
+    asyncio = sys.modules.get("asyncio")
+    asyncio = os.path.dirname(asyncio.__file__) if asyncio else None
+    frames = error.__traceback__
+    while frames is not None:
+        file = frames.tb_frame.f_code.co_filename
+        if file not in (core.WORKER_FILE, RARE_FILE) and os.path.dirname(file) != asyncio:
+            return frames
+        frames = frames.tb_next
+    return None
+
+
+def format_traceback(error, function):
+    """Returns the text that Python would print had the function's file run alone."""
+    import linecache
+    import traceback
+
+    lines = decode_source(function.source).splitlines(True)
+    # A time of None keeps linecache from looking for the file on disk.
+    linecache.cache[function.file_name] = (len(function.source), None, lines, function.file_name)
+    frames = own_traceback(error)
+    depth, deepest = 0, frames
+    while deepest is not None:
+        depth, deepest = depth + 1, deepest.tb_next
+    limit = -TRACEBACK_FRAMES_MAX if depth > TRACEBACK_FRAMES_MAX else None
+    try:
+        text = traceback.TracebackException(type(error), error, frames, limit=limit)
+        text = "".join(text.format())
+    except BaseException:  # a chain too long for this Python, an exception that misbehaves
+        text = "".join(traceback.format_tb(frames, limit))
+        text += "%s: %s\n" % (type(error).__name__, text_of(error))
+    return shorten(text, TRACEBACK_CHARACTERS_MAX)
+
+
+def exit_code_of(error):
+    """Returns the exit code that Python would end with for this SystemExit."""
+    if error.code is None:
+        return 0
+    return error.code & 0xFF if isinstance(error.code, int) else 1
+
+
+def explain(error, function):
+    """Returns what the owner is told of an exception that left the function."""
+    kind = type(error)
+    name = kind.__qualname__
+    if kind.__module__ not in ("builtins", "__main__"):
+        name = "%s.%s" % (kind.__module__, name)
+    fields = {
+        "type": shorten(name, MESSAGE_CHARACTERS_MAX),
+        "message": shorten(text_of(error), MESSAGE_CHARACTERS_MAX),
+        "traceback": format_traceback(error, function),
+    }
+    if isinstance(error, SystemExit):
+        fields["exit_code"] = exit_code_of(error)
+    if isinstance(error, ModuleNotFoundError) and isinstance(error.name, str):
+        fields["missing_module"] = shorten(error.name, MESSAGE_CHARACTERS_MAX)
+    return fields
+
+
+def leave_child(error, function):
+    """Ends a forked child as Python would have: it must not answer in its parent's place."""
+    if isinstance(error, SystemExit):
+        core.leave(exit_code_of(error))
+    sys.stderr.write(format_traceback(error, function))
+    core.leave(1)
