@@ -1,0 +1,83 @@
+//! Runs one command in a sandbox, from a Rust program: `cargo run --example embed`.
+//!
+//! The same straight line as the command line's: decide, bring the image, start, run. Nothing is
+//! printed, read from the environment or configured behind the caller's back.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+
+use ric_images::{Access, Limits, Reference, Silent, Store, Timeouts};
+use ric_policies::{Authority, Policy, SITE_FILE};
+use ric_runtime::{
+    Caller, Container, Fresh, HostCache, LimitWishes, Stream, Streams, Task, WorkAsk, admit, plan,
+    probe_host, trial,
+};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    // What is asked, allowed and possible.
+    let task = task(&["sh", "-c", "echo hello from uid $(id -u)"]);
+    let policy = Policy::load(Path::new(SITE_FILE), &[], Authority::Narrow)?.policy;
+    let try_it = |kinds: &[_]| trial(&task.caller, kinds);
+    let host = match HostCache::open(task.caller.uid) {
+        Some(cache) => cache.host(&task.caller, &[], &try_it)?,
+        None => probe_host(&task.caller, &[], &try_it)?,
+    };
+
+    // The decision, and the image it is about.
+    let store = Store::open(&store_root())?;
+    let limits = Limits::default();
+    let access = Access {
+        store: Some(&store),
+        plain_hosts: &[],
+        host_fingerprint: &host.host_fingerprint,
+        limits: &limits,
+        timeouts: Timeouts::default(),
+        progress: &Silent,
+    };
+    let admitted = admit(&task, &policy)?;
+    let manifest = ric_images::resolve(&admitted.references[0], &access)?;
+    let plan = plan(&task, &manifest, &policy, &host)?;
+    let image = ric_images::ensure(&manifest, plan.sandbox.form, &access)?;
+
+    // The container, and what became of the work in it.
+    let mut container = Container::start(&plan.sandbox, &image, &store, &[])?;
+    let streams = Streams {
+        stdin: Stream::Null,
+        stdout: Stream::Capture,
+        stderr: Stream::Capture,
+        terminal: None,
+    };
+    let outcome = container.run(&plan.work, streams, None, &[], &[])?;
+    serde_json::to_writer_pretty(std::io::stdout(), &outcome)?;
+    Ok(())
+}
+
+/// A task that asks for nothing but a command in `host:`: policy's defaults apply.
+fn task(command: &[&str]) -> Task {
+    let id = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    Task {
+        caller: Caller { uid: id.0, gid: id.1, groups: Vec::new(), name: None },
+        image: Reference::Host,
+        work: WorkAsk::Command(command.iter().map(|word| (*word).to_owned()).collect()),
+        engine: None,
+        mounts: Vec::new(),
+        limits: LimitWishes::default(),
+        network: None,
+        user: None,
+        workdir: None,
+        variables: BTreeMap::new(),
+        inputs: Vec::new(),
+        outputs: Vec::new(),
+        fresh: Fresh::Container,
+        tenant: None,
+        terminal: false,
+    }
+}
+
+/// A program of its own keeps a store of its own: here, where the first argument says.
+fn store_root() -> PathBuf {
+    let uid = rustix::process::geteuid().as_raw();
+    let usual = || format!("/var/tmp/run-in-container-embed-{uid}").into();
+    std::env::args_os().nth(1).unwrap_or_else(usual).into()
+}

@@ -1,0 +1,149 @@
+//! Who must act on each error of the libraries, and what it means to the user who meets it.
+
+use std::error::Error;
+use std::io;
+use std::path::Path;
+
+use ric_images::{PullError, RegistryError, ResolveError, SourceError, StoreError};
+use ric_policies::{LoadError, SITE_FILE};
+use ric_runtime::{Actor, ProbeError, Refusal, RunError, StartError};
+
+use crate::failure::Failure;
+
+/// A failure whose first line is what the error itself says.
+fn say(must_act: Actor, error: &(dyn Error + 'static), hint: Option<String>) -> Failure {
+    let failure = Failure::new(must_act, error.to_string());
+    let failure = match error.source() {
+        Some(cause) => failure.because(cause),
+        None => failure,
+    };
+    Failure { hint, ..failure }
+}
+
+/// The policy cannot be loaded. Whoever wrote the file must mend it.
+pub(crate) fn policy(error: &LoadError) -> Failure {
+    let path = match error {
+        LoadError::Read { path, .. }
+        | LoadError::Untrusted { path, .. }
+        | LoadError::Narrow { path, .. }
+        | LoadError::NotRoot { path } => path,
+        LoadError::Invalid { source } => &source.path,
+    };
+    let must_act = if path == Path::new(SITE_FILE) { Actor::Site } else { Actor::User };
+    let failure = Failure::new(must_act, "cannot load the policy, so nothing runs");
+    Failure { hint: error.hint(), ..failure.because(error) }
+}
+
+/// The task is not granted.
+pub(crate) fn refusal(attempt: String, refusal: &Refusal) -> Failure {
+    let failure = match refusal {
+        // No policy can grant what means nothing: a mistake, as on the command line.
+        Refusal::Malformed { .. } => Failure::new(refusal.must_act(), attempt),
+        Refusal::Image { .. }
+        | Refusal::ShortName { .. }
+        | Refusal::Platform { .. }
+        | Refusal::Engine { .. }
+        | Refusal::EngineUnavailable { .. }
+        | Refusal::Protection { .. }
+        | Refusal::Limit { .. }
+        | Refusal::Network { .. }
+        | Refusal::Mount { .. }
+        | Refusal::MountSource { .. }
+        | Refusal::MountTarget { .. }
+        | Refusal::User { .. }
+        | Refusal::Interpreter { .. } => Failure::refused(refusal.must_act(), attempt),
+    };
+    failure.because(refusal).hint(refusal.hint())
+}
+
+/// The machine cannot be looked at.
+pub(crate) fn probe(error: &ProbeError) -> Failure {
+    say(Actor::Host, error, None)
+}
+
+/// The store's directory cannot be named.
+pub(crate) fn store_place(error: &io::Error) -> Failure {
+    Failure::new(Actor::User, "cannot find the current directory").because(error)
+}
+
+/// The store at `root` cannot be used.
+pub(crate) fn store(root: &Path, error: &StoreError) -> Failure {
+    let failure =
+        Failure::new(store_actor(error), format!("cannot use the images in {}", root.display()));
+    failure.because(error).hint("`--store DIR` names another directory")
+}
+
+fn store_actor(error: &StoreError) -> Actor {
+    match error {
+        StoreError::Root { .. } | StoreError::Disk { .. } | StoreError::TooLarge { .. } => {
+            Actor::User
+        }
+        StoreError::Damaged { .. } => Actor::User,
+        StoreError::Content { .. } => Actor::Us,
+    }
+}
+
+/// The image has no manifest that can be used.
+pub(crate) fn resolve(error: &ResolveError) -> Failure {
+    let must_act = match error {
+        ResolveError::ShortName { .. }
+        | ResolveError::Directory { .. }
+        | ResolveError::Source { .. }
+        | ResolveError::Manifest { .. }
+        | ResolveError::Platform { .. } => Actor::User,
+        ResolveError::Store { source, .. } => store_actor(source),
+    };
+    say(must_act, error, error.hint())
+}
+
+/// Whether a registry said that it has no such image. Many say "log in" instead.
+pub(crate) fn is_not_there(error: &ResolveError) -> bool {
+    let ResolveError::Source { source, .. } = error else { return false };
+    let SourceError::Registry { source, .. } = source.as_ref() else { return false };
+    matches!(source, RegistryError::NotFound { .. } | RegistryError::Unauthorized { .. })
+}
+
+/// The image's layers cannot be brought onto disk.
+pub(crate) fn pull(error: &PullError) -> Failure {
+    let must_act = match error {
+        PullError::Reference { .. }
+        | PullError::Directory { .. }
+        | PullError::Changed { .. }
+        | PullError::Source { .. }
+        | PullError::Open { .. }
+        | PullError::Layer { .. } => Actor::User,
+        PullError::Store { source, .. } => store_actor(source),
+        PullError::NoStore { .. } => Actor::Us,
+    };
+    say(must_act, error, error.hint())
+}
+
+/// The sandbox for `image` cannot be started.
+pub(crate) fn start(image: &str, error: &StartError) -> Failure {
+    let must_act = match error {
+        StartError::MountPoint { .. } => Actor::User,
+        StartError::Prepare { .. }
+        | StartError::Monitor { .. }
+        | StartError::Step { .. }
+        | StartError::NotApplied { .. }
+        | StartError::Maps { .. } => Actor::Host,
+        StartError::Describe { .. } | StartError::Differs { .. } | StartError::Died => Actor::Us,
+    };
+    let failure = Failure::new(must_act, format!("cannot start a sandbox for image `{image}`"));
+    let failure = failure.because(error);
+    match must_act {
+        Actor::Host => failure.hint("`run-in-container doctor` shows what this machine can do"),
+        Actor::User | Actor::Site | Actor::Us => failure,
+    }
+}
+
+/// The task cannot be attended to.
+pub(crate) fn run(error: &RunError) -> Failure {
+    let must_act = match error {
+        RunError::Attend { .. } => Actor::Host,
+        RunError::ZeroByte { .. } | RunError::TooManyInputs { .. } | RunError::Call { .. } => {
+            Actor::User
+        }
+    };
+    say(must_act, error, None)
+}

@@ -1,0 +1,218 @@
+//! The straight line of one task in this process: policy, host, image, container, outcome.
+//!
+//! What the libraries' errors mean to a user is said in [`crate::blame`].
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use ric_images::{
+    Access, Form, Image, Limits, Manifest, Progress, Reference, Silent, Store, Timeouts,
+};
+use ric_policies::{Authority, Loaded, Policy, SITE_FILE};
+use ric_runtime::{
+    Caller, Container, Fresh, Host, LimitWishes, Outcome, Plan, Signals, Streams, Task, Work,
+    WorkAsk, admit,
+};
+
+use crate::blame;
+use crate::failure::Failure;
+use crate::places;
+use crate::task::Descriptors;
+
+/// What a task is decided and run with, besides itself.
+#[derive(Debug)]
+pub(crate) struct Session {
+    policy: Policy,
+    host: Host,
+    store_root: PathBuf,
+    /// `None` until something must be kept: a task that is refused leaves no store behind.
+    store: Option<Store>,
+    limits: Limits,
+}
+
+/// A decision, and the image it is about.
+#[derive(Debug)]
+pub(crate) struct Decision {
+    pub plan: Plan,
+    pub manifest: Manifest,
+}
+
+impl Session {
+    /// What deciding needs. Leaves nothing on disk but what is known about the host.
+    pub(crate) fn open(
+        policy: Policy,
+        caller: &Caller,
+        named_store: Option<&Path>,
+    ) -> Result<Self, Failure> {
+        let store_root = find_store(named_store)?;
+        let store =
+            if places::is_store(&store_root) { Some(open_store(&store_root)?) } else { None };
+        let mut host = read_host(caller, &policy)?;
+        host.own_paths.push(store_root.clone());
+        Ok(Self { policy, host, store_root, store, limits: Limits::default() })
+    }
+
+    /// Makes the store that running needs. `true`: it was not there, so that what was resolved is
+    /// not kept in it.
+    pub(crate) fn make_store(&mut self) -> Result<bool, Failure> {
+        if self.store.is_some() {
+            return Ok(false);
+        }
+        self.store = Some(open_store(&self.store_root)?);
+        Ok(true)
+    }
+
+    /// Decides `task`. What policy does not admit reaches neither network nor disk.
+    pub(crate) fn decide(&self, task: &Task) -> Result<Decision, Failure> {
+        let attempt = || format!("cannot plan a sandbox for image `{}`", task.image);
+        let refused = |refusal| blame::refusal(attempt(), &refusal);
+        let admitted = admit(task, &self.policy).map_err(refused)?;
+        let manifest = self.resolve(&admitted.references)?;
+        let plan = ric_runtime::plan(task, &manifest, &self.policy, &self.host);
+        Ok(Decision { plan: plan.map_err(refused)?, manifest })
+    }
+
+    /// What `image` is now, if policy admits it.
+    pub(crate) fn look_up(&self, caller: &Caller, image: &Reference) -> Result<Manifest, Failure> {
+        let task = bare_task(caller, image);
+        let refused = |refusal| blame::refusal(format!("cannot pull image `{image}`"), &refusal);
+        let admitted = admit(&task, &self.policy).map_err(refused)?;
+        self.resolve(&admitted.references)
+    }
+
+    /// The first of `references` that there is; else why the first one is not. A registry that
+    /// gives no answer is not passed over: the next one may hold another image of that name.
+    fn resolve(&self, references: &[Reference]) -> Result<Manifest, Failure> {
+        let mut first_failure = None;
+        let plain_hosts = self.plain_hosts();
+        let access = self.access(&plain_hosts, &Silent);
+        for reference in references {
+            match ric_images::resolve(reference, &access) {
+                Ok(manifest) => return Ok(manifest),
+                Err(error) if blame::is_not_there(&error) => {
+                    first_failure.get_or_insert_with(|| blame::resolve(&error));
+                }
+                Err(error) => return Err(blame::resolve(&error)),
+            }
+        }
+        Err(first_failure.expect("policy admits at least one reference or refuses"))
+    }
+
+    /// Makes the image of a decision exist on disk.
+    pub(crate) fn ensure(
+        &self,
+        manifest: &Manifest,
+        form: Form,
+        progress: &dyn Progress,
+    ) -> Result<Image, Failure> {
+        let plain_hosts = self.plain_hosts();
+        let access = self.access(&plain_hosts, progress);
+        ric_images::ensure(manifest, form, &access).map_err(|error| blame::pull(&error))
+    }
+
+    /// Starts the sandbox of a decision.
+    pub(crate) fn start(
+        &self,
+        decision: &Decision,
+        image: &Image,
+        descriptors: &Descriptors,
+    ) -> Result<Container, Failure> {
+        let store = self.store.as_ref().expect("`make_store` was called before");
+        Container::start(&decision.plan.sandbox, image, store, descriptors)
+            .map_err(|error| blame::start(&decision.manifest.reference, &error))
+    }
+
+    fn plain_hosts(&self) -> Vec<String> {
+        self.policy.registries.insecure.iter().map(|host| host.value.clone()).collect()
+    }
+
+    fn access<'a>(&'a self, plain_hosts: &'a [String], progress: &'a dyn Progress) -> Access<'a> {
+        Access {
+            store: self.store.as_ref(),
+            plain_hosts,
+            host_fingerprint: &self.host.host_fingerprint,
+            limits: &self.limits,
+            timeouts: Timeouts::default(),
+            progress,
+        }
+    }
+}
+
+/// A task that asks for an image and nothing else.
+fn bare_task(caller: &Caller, image: &Reference) -> Task {
+    Task {
+        caller: caller.clone(),
+        image: image.clone(),
+        work: WorkAsk::Command(Vec::new()),
+        engine: None,
+        mounts: Vec::new(),
+        limits: LimitWishes::default(),
+        network: None,
+        user: None,
+        workdir: None,
+        variables: BTreeMap::new(),
+        inputs: Vec::new(),
+        outputs: Vec::new(),
+        fresh: Fresh::Container,
+        tenant: None,
+        terminal: false,
+    }
+}
+
+/// Runs the work of a decision in its container.
+pub(crate) fn run(
+    container: &mut Container,
+    work: &Work,
+    streams: Streams<'_>,
+    signals: Signals<'_>,
+    descriptors: &Descriptors,
+    outputs: &[File],
+) -> Result<Outcome, Failure> {
+    container
+        .run(work, streams, Some(signals), descriptors, outputs)
+        .map_err(|error| blame::run(&error))
+}
+
+/// The policy that holds, narrowed by the files that were named.
+pub(crate) fn load_policy(named: &[PathBuf]) -> Result<Policy, Failure> {
+    load_policy_with_notes(named).map(|loaded| loaded.policy)
+}
+
+/// The same, with what the named files say without effect.
+///
+/// Root's `--policy` narrows as everyone's does: who may replace the site's file can edit it, and a
+/// flag that loosens for one user what it tightens for all others would be misread.
+pub(crate) fn load_policy_with_notes(named: &[PathBuf]) -> Result<Loaded, Failure> {
+    Policy::load(Path::new(SITE_FILE), named, Authority::Narrow)
+        .map_err(|error| blame::policy(&error))
+}
+
+/// What this machine can do for `caller`, as found out before where that still holds.
+pub(crate) fn read_host(caller: &Caller, policy: &Policy) -> Result<Host, Failure> {
+    let host_paths: Vec<PathBuf> = policy.host_paths.iter().map(|p| p.value.clone()).collect();
+    let trial = |kinds: &[ric_runtime::TrialKind]| ric_runtime::trial(caller, kinds);
+    match ric_runtime::HostCache::open(caller.uid) {
+        Some(cache) => cache.host(caller, &host_paths, &trial),
+        None => ric_runtime::probe_host(caller, &host_paths, &trial),
+    }
+    .map_err(|error| blame::probe(&error))
+}
+
+/// The same, found out anew and kept.
+pub(crate) fn probe_host(caller: &Caller, policy: &Policy) -> Result<Host, Failure> {
+    if let Some(cache) = ric_runtime::HostCache::open(caller.uid) {
+        cache.clear();
+    }
+    read_host(caller, policy)
+}
+
+/// Where the store is, or will be.
+pub(crate) fn find_store(named: Option<&Path>) -> Result<PathBuf, Failure> {
+    places::store_root(named).map_err(|error| blame::store_place(&error))
+}
+
+/// The store at `root`, made if it is not there.
+pub(crate) fn open_store(root: &Path) -> Result<Store, Failure> {
+    Store::open(root).map_err(|error| blame::store(root, &error))
+}

@@ -1,0 +1,269 @@
+//! From what was typed to a [`Task`]: opens every path with the caller's own rights, and states
+//! what the kernel says about each descriptor. Decides nothing.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Component, Path, PathBuf};
+
+use ric_images::Reference;
+use ric_runtime::{
+    Actor, Arguments, Caller, Fresh, FunctionAsk, InputAsk, LimitWishes, MountAsk, OutputAsk,
+    PathFacts, PathKind, Task, WorkAsk,
+};
+use rustix::fs::{FileType, Mode, OFlags};
+use serde_json::Value;
+
+use crate::args::{CallArgs, Function, Input, Keyword, MountPoint, SandboxArgs};
+use crate::failure::Failure;
+
+/// Most bytes of a function's source file. Sources are typed by people; more is a mistaken file
+/// name, and it would travel whole into the sandbox.
+const SOURCE_BYTES_MAX: u64 = 16 << 20;
+
+/// The caller's open descriptors, in the order in which a [`Task`] numbers them.
+pub(crate) type Descriptors = Vec<OwnedFd>;
+
+/// A command in a sandbox.
+pub(crate) fn command(
+    sandbox: SandboxArgs,
+    command: Vec<String>,
+    terminal: bool,
+) -> Result<(Task, Descriptors), Failure> {
+    if command.is_empty() && sandbox.image == Reference::Host {
+        return Err(Failure::new(Actor::User, "cannot run without a command")
+            .cause("image `host:` names none of its own")
+            .hint("write it last, as in `run -- ls /`"));
+    }
+    build(sandbox, WorkAsk::Command(command), terminal)
+}
+
+/// A call of a function in a sandbox.
+pub(crate) fn call(args: CallArgs) -> Result<(Task, Descriptors), Failure> {
+    let source = read_source(&args.function)?;
+    let function = FunctionAsk {
+        file_name: args.function.file.to_string_lossy().into_owned(),
+        source,
+        function: args.function.name,
+        arguments: Arguments::Json {
+            positional: args.arguments,
+            named: named_arguments(args.keywords)?,
+        },
+    };
+    build(args.sandbox, WorkAsk::Call(function), false)
+}
+
+fn build(args: SandboxArgs, work: WorkAsk, terminal: bool) -> Result<(Task, Descriptors), Failure> {
+    refuse_unknown_wishes(&args)?;
+    let mut descriptors = Descriptors::new();
+    let mounts = args.mount.into_iter().map(|mount| open_mount(mount, &mut descriptors));
+    let mounts = mounts.collect::<Result<_, _>>()?;
+    let inputs = args.input.into_iter().map(|input| open_input(input, &mut descriptors));
+    let inputs = inputs.collect::<Result<_, _>>()?;
+    let outputs = args.output.into_iter();
+    let outputs = outputs.map(|output| OutputAsk { name: output.name, target: output.target });
+    let task = Task {
+        caller: read_caller()?,
+        image: absolute(args.image)?,
+        work,
+        engine: args.engine,
+        mounts,
+        limits: LimitWishes {
+            memory_bytes: args.memory,
+            cpus_milli: args.cpus,
+            pids: args.pids,
+            time: args.timeout,
+        },
+        network: args.network,
+        user: args.user,
+        workdir: args.workdir,
+        variables: args.variable.into_iter().map(|v| (v.name, v.value)).collect(),
+        inputs,
+        outputs: outputs.collect(),
+        fresh: args.fresh.unwrap_or(Fresh::Container),
+        tenant: None,
+        terminal,
+    };
+    Ok((task, descriptors))
+}
+
+/// Flags that are part of the command line's contract before what stands behind them is built.
+fn refuse_unknown_wishes(args: &SandboxArgs) -> Result<(), Failure> {
+    if let Some(name) = &args.env {
+        return Err(Failure::new(Actor::User, format!("cannot find the environment `{name}`"))
+            .cause("this version reads no environment files, so none is known by name")
+            .hint("name an image with `--image REF`"));
+    }
+    if let Some(device) = args.device.first() {
+        return Err(Failure::refused(Actor::User, format!("cannot grant the device {device}"))
+            .cause("this version has no policy for devices, so none is allowed")
+            .hint("drop `--device`; every sandbox has null, zero, full, random, urandom and tty"));
+    }
+    if let Some(secret) = args.secret.first() {
+        return Err(Failure::refused(
+            Actor::User,
+            format!("cannot hand over the secret `{secret}`"),
+        )
+        .cause("this version has no secrets")
+        .hint("a file with tight permissions and `--input PATH` keeps it out of process lists"));
+    }
+    Ok(())
+}
+
+fn open_mount(mount: MountPoint, descriptors: &mut Descriptors) -> Result<MountAsk, Failure> {
+    let attempt = || format!("cannot mount {}", mount.source.display());
+    let user_fault = |error: io::Error| Failure::new(Actor::User, attempt()).because(&error);
+    // O_PATH: nothing is read, no device is opened, no FIFO blocks.
+    let fd = open(&mount.source, OFlags::PATH).map_err(user_fault)?;
+    let source = read_facts(&mount.source, &fd).map_err(user_fault)?;
+    require_readable(&source, &fd).map_err(user_fault)?;
+    let descriptor = descriptors.len();
+    descriptors.push(fd);
+    Ok(MountAsk { source, descriptor, target: mount.target, access: mount.access })
+}
+
+fn open_input(input: Input, descriptors: &mut Descriptors) -> Result<InputAsk, Failure> {
+    let fault =
+        || Failure::new(Actor::User, format!("cannot read input {}", input.source.display()));
+    let (fd, source) = open_file(&input.source).map_err(|error| fault().because(&error))?;
+    if source.kind != PathKind::File {
+        return Err(fault()
+            .cause("it is not a regular file")
+            .hint("`--mount SRC:DST` shows a directory in the sandbox"));
+    }
+    let descriptor = descriptors.len();
+    descriptors.push(fd);
+    Ok(InputAsk { source, descriptor, name: input.name })
+}
+
+fn read_source(function: &Function) -> Result<Vec<u8>, Failure> {
+    let fault = || Failure::new(Actor::User, format!("cannot read {}", function.file.display()));
+    let (fd, facts) = open_file(&function.file).map_err(|error| fault().because(&error))?;
+    if facts.kind != PathKind::File {
+        return Err(fault().cause("it is not a regular file"));
+    }
+    let mut source = Vec::new();
+    let mut file = File::from(fd).take(SOURCE_BYTES_MAX + 1);
+    file.read_to_end(&mut source).map_err(|error| fault().because(&error))?;
+    if source.len() as u64 > SOURCE_BYTES_MAX {
+        return Err(fault().cause(format!("a source file has at most {SOURCE_BYTES_MAX} bytes")));
+    }
+    Ok(source)
+}
+
+fn named_arguments(keywords: Vec<Keyword>) -> Result<BTreeMap<String, Value>, Failure> {
+    let mut named = BTreeMap::new();
+    for Keyword { name, value } in keywords {
+        if named.insert(name.clone(), value).is_some() {
+            return Err(Failure::new(Actor::User, format!("the argument `{name}` is given twice")));
+        }
+    }
+    Ok(named)
+}
+
+/// Opens a file to read it. O_NONBLOCK, because a FIFO would wait for its writer.
+fn open_file(path: &Path) -> io::Result<(OwnedFd, PathFacts)> {
+    let fd = open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+    let facts = read_facts(path, &fd)?;
+    Ok((fd, facts))
+}
+
+fn open(path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// What the kernel says about a descriptor: policy compares this, never the name that was typed.
+fn read_facts(asked: &Path, fd: &OwnedFd) -> io::Result<PathFacts> {
+    let stat = rustix::fs::fstat(fd)?;
+    Ok(PathFacts {
+        asked: asked.to_owned(),
+        real: PathBuf::from(OsString::from_vec(
+            rustix::fs::readlink(proc_path(fd), Vec::new())?.into_bytes(),
+        )),
+        device: stat.st_dev,
+        inode: stat.st_ino,
+        kind: match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => PathKind::Directory,
+            FileType::RegularFile => PathKind::File,
+            FileType::Symlink
+            | FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown => PathKind::Special,
+        },
+    })
+}
+
+/// O_PATH asks for no right on the file itself. A task that cannot read its mount fails late and
+/// strangely, so the caller's rights are asked for now.
+fn require_readable(facts: &PathFacts, fd: &OwnedFd) -> io::Result<()> {
+    use rustix::fs::Access;
+    let rights = match facts.kind {
+        PathKind::Directory => Access::READ_OK | Access::EXEC_OK,
+        PathKind::File | PathKind::Special => Access::READ_OK,
+    };
+    Ok(rustix::fs::access(proc_path(fd), rights)?)
+}
+
+fn proc_path(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// Who calls, as the kernel says.
+pub(crate) fn read_caller() -> Result<Caller, Failure> {
+    let groups = rustix::process::getgroups().map_err(|errno| {
+        Failure::new(Actor::Host, "cannot read your groups").because(&io::Error::from(errno))
+    })?;
+    let mut groups: Vec<u32> = groups.into_iter().map(rustix::process::Gid::as_raw).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    let uid = rustix::process::geteuid().as_raw();
+    Ok(Caller { uid, gid: rustix::process::getegid().as_raw(), groups, name: read_login_name(uid) })
+}
+
+/// The name of `uid` in `/etc/passwd`. Directory services are not asked: it only makes the
+/// sandbox's own `passwd` nicer, and must not make a start wait for a network.
+fn read_login_name(uid: u32) -> Option<String> {
+    let accounts = std::fs::read_to_string("/etc/passwd").ok()?;
+    accounts.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    })
+}
+
+/// The same image, whatever the current directory: policy compares whole paths.
+pub(crate) fn absolute(image: Reference) -> Result<Reference, Failure> {
+    Ok(match image {
+        Reference::Dir(path) => Reference::Dir(absolute_path(path)?),
+        Reference::DockerArchive(path) => Reference::DockerArchive(absolute_path(path)?),
+        Reference::OciArchive(path) => Reference::OciArchive(absolute_path(path)?),
+        Reference::OciLayout { path, tag } => {
+            Reference::OciLayout { path: absolute_path(path)?, tag }
+        }
+        Reference::Host | Reference::Registry(_) | Reference::ShortName { .. } => image,
+    })
+}
+
+/// Absolute and without `.` and `..`, by text alone: nothing may reach the disk before policy has
+/// seen the name, and what policy has seen is what is opened.
+fn absolute_path(path: PathBuf) -> Result<PathBuf, Failure> {
+    let absolute = std::path::absolute(&path).map_err(|error| {
+        Failure::new(Actor::User, format!("cannot find {}", path.display())).because(&error)
+    })?;
+    let mut plain = PathBuf::new();
+    for component in absolute.components() {
+        match component {
+            Component::ParentDir => _ = plain.pop(),
+            Component::CurDir => {}
+            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => {
+                plain.push(component);
+            }
+        }
+    }
+    Ok(plain)
+}
