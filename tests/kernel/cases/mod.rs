@@ -1,0 +1,31 @@
+//! The claims, by what they are about.
+
+mod calls;
+mod clean_up;
+mod examples;
+mod denials;
+mod hostile;
+mod isolation;
+mod limits;
+mod posture;
+mod refusals;
+
+use crate::case::Case;
+
+/// Every claim.
+pub(crate) fn all() -> Vec<Case> {
+    [
+        denials::cases(),
+        posture::cases(),
+        isolation::cases(),
+        hostile::cases(),
+        limits::cases(),
+        calls::cases(),
+        refusals::cases(),
+        clean_up::cases(),
+        examples::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
