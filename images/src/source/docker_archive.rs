@@ -1,10 +1,10 @@
 //! A `docker save` file (`docker-archive:`), in its old layout and in the newer one that is an OCI
 //! layout too.
 //!
-//! Both have `manifest.json`, which is all that is read (moby image-spec v1.2, "Combined Image JSON
-//! + Filesystem Changeset Format"). Neither names the image by a manifest's digest, so an OCI
-//! manifest is made of configuration and layers here: the same image gets the same digest from any
-//! archive.
+//! Both have `manifest.json`, which is all that is read (moby image-spec v1.2, "Combined Image
+//! JSON + Filesystem Changeset Format"). Neither names the image by a manifest's digest, so an
+//! OCI manifest is made of configuration and layers here: the same image gets the same digest from
+//! any archive.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
