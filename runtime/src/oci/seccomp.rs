@@ -4,17 +4,14 @@
 //!
 //! - It compares whole arguments; only `SCMP_CMP_MASKED_EQ` can leave out the upper half, which the
 //!   kernel drops. So every comparison here is a masked one, and "anything but these values"
-//! becomes
-//!   a list of patterns ([`others`]).
+//!   becomes a list of patterns ([`others`]).
 //! - Several conditions on one argument in one rule are alternatives for runc, not a conjunction.
-//!   No
-//!   rule has two.
+//!   No rule has two.
 //! - A rule without conditions replaces those with conditions for the same call, so "deny these,
 //!   else allow" cannot be said: what is allowed is listed, and the rest falls to the default.
 //! - A rule that says what the default says is dropped, so denials are not listed at all.
 //! - A number newer than every listed name gets `ENOSYS` by runc's own doing (since 1.1), as it
-//!   does
-//!   from our filter. A number in a gap gets `EPERM` here and `ENOSYS` there.
+//!   does from our filter. A number in a gap gets `EPERM` here and `ENOSYS` there.
 //! - Names that the installed libseccomp does not know are skipped, and so denied.
 
 use oci_spec::runtime::{
