@@ -59,7 +59,8 @@ fn plan(caller: &Caller, scratch: &Path, kinds: &[TrialKind]) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut cgroup = None;
     if let Some(TrialKind::DeviceProgram { parent }) = kinds.first() {
-        let own = parent.join(format!("run-in-container-trial-{}", std::process::id()));
+        // Not named as containers are: whoever looks for those must not find a trial.
+        let own = parent.join(format!("trial-of-run-in-container-{}", std::process::id()));
         steps.push(Step::cgroup_make(&own));
         steps.push(Step::cgroup_devices(&own, &devices::program(&[])));
         cgroup = Some(own);
