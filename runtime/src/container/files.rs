@@ -9,6 +9,8 @@ use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use sha2::{Digest as _, Sha256};
 
+use crate::frame::hex;
+
 /// Bytes moved at a time: what a pipe holds.
 const CHUNK_BYTES: usize = 64 * 1024;
 
@@ -99,9 +101,4 @@ pub(super) fn copy_output(
         hash.update(&chunk[..bytes]);
         to.write_all(&chunk[..bytes])?;
     }
-}
-
-/// Lower-case hex digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
