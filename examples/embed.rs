@@ -3,20 +3,19 @@
 //! The same straight line as the command line's: decide, bring the image, start, run. Nothing is
 //! printed, read from the environment or configured behind the caller's back.
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use ric_images::{Access, Limits, Reference, Silent, Store, Timeouts};
 use ric_policies::{Authority, Policy, SITE_FILE};
 use ric_runtime::{
-    Caller, Container, Fresh, HostCache, LimitWishes, Stream, Streams, Task, WorkAsk, admit, plan,
-    probe_host, trial,
+    Caller, Container, HostCache, Stream, Streams, Task, WorkAsk, admit, plan, probe_host, trial,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
     // What is asked, allowed and possible.
-    let task = task(&["sh", "-c", "echo hello from uid $(id -u)"]);
+    let command = ["sh", "-c", "echo hello from uid $(id -u)"].map(str::to_owned);
+    let task = Task::new(caller(), Reference::Host, WorkAsk::Command(command.to_vec()));
     let policy = Policy::load(Path::new(SITE_FILE), &[], Authority::Narrow)?.policy;
     let try_it = |kinds: &[_]| trial(&task.caller, kinds);
     let host = match HostCache::open(task.caller.uid) {
@@ -41,37 +40,25 @@ fn main() -> Result<(), Box<dyn Error>> {
     let image = ric_images::ensure(&manifest, plan.sandbox.form, &access)?;
 
     // The container, and what became of the work in it.
-    let mut container = Container::start(&plan.sandbox, &image, &store, &[])?;
+    let container = Container::start(&plan.sandbox, &image, &store, &[])?;
     let streams = Streams {
         stdin: Stream::Null,
         stdout: Stream::Capture,
         stderr: Stream::Capture,
         terminal: None,
     };
-    let outcome = container.run(&plan.work, streams, None, &[], &[])?;
+    let outcome = container.run_last(&plan.work, streams, None, &[], &[])?;
     serde_json::to_writer_pretty(std::io::stdout(), &outcome)?;
     Ok(())
 }
 
-/// A task that asks for nothing but a command in `host:`: policy's defaults apply.
-fn task(command: &[&str]) -> Task {
-    let id = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    Task {
-        caller: Caller { uid: id.0, gid: id.1, groups: Vec::new(), name: None },
-        image: Reference::Host,
-        work: WorkAsk::Command(command.iter().map(|word| (*word).to_owned()).collect()),
-        engine: None,
-        mounts: Vec::new(),
-        limits: LimitWishes::default(),
-        network: None,
-        user: None,
-        workdir: None,
-        variables: BTreeMap::new(),
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        fresh: Fresh::Container,
-        tenant: None,
-        terminal: false,
+/// This process's user, who asks.
+fn caller() -> Caller {
+    Caller {
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        groups: Vec::new(),
+        name: None,
     }
 }
 

@@ -51,7 +51,7 @@ pub(crate) fn carry_out(
     let form = decision.plan.sandbox.form;
     let image = session.ensure(&decision.manifest, form, &Bars::default())?;
     let outputs = Outputs::open(&task.outputs)?;
-    let mut container = session.start(&decision, &image, descriptors)?;
+    let container = session.start(&decision, &image, descriptors)?;
     // From now on a signal is the task's. Until here one ends this program, and with it whatever
     // had been started, so that a start that hangs can be given up.
     let (wakeup, mut queue) = signals::watch()
@@ -64,8 +64,7 @@ pub(crate) fn carry_out(
     };
     let signals = Signals { fd: wakeup.as_fd(), next: &mut || queue.take() };
     let work = &decision.plan.work;
-    let outcome =
-        session::run(&mut container, work, streams, signals, descriptors, outputs.files())?;
+    let outcome = session::run(container, work, streams, signals, descriptors, outputs.files())?;
     drop(raw);
     if outcome.status == Status::Ok {
         outputs.publish()?;

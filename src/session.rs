@@ -2,7 +2,6 @@
 //!
 //! What the libraries' errors mean to a user is said in [`crate::blame`].
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -11,8 +10,7 @@ use ric_images::{
 };
 use ric_policies::{Authority, Loaded, Policy, SITE_FILE};
 use ric_runtime::{
-    Caller, Container, Fresh, Host, LimitWishes, Outcome, Plan, Signals, Streams, Task, Work,
-    WorkAsk, admit,
+    Caller, Container, Host, Outcome, Plan, Signals, Streams, Task, Work, WorkAsk, admit,
 };
 
 use crate::blame;
@@ -75,7 +73,7 @@ impl Session {
 
     /// What `image` is now, if policy admits it.
     pub(crate) fn look_up(&self, caller: &Caller, image: &Reference) -> Result<Manifest, Failure> {
-        let task = bare_task(caller, image);
+        let task = Task::new(caller.clone(), image.clone(), WorkAsk::Command(Vec::new()));
         let refused = |refusal| blame::refusal(format!("cannot pull image `{image}`"), &refusal);
         let admitted = admit(&task, &self.policy).map_err(refused)?;
         self.resolve(&admitted.references)
@@ -139,30 +137,9 @@ impl Session {
     }
 }
 
-/// A task that asks for an image and nothing else.
-fn bare_task(caller: &Caller, image: &Reference) -> Task {
-    Task {
-        caller: caller.clone(),
-        image: image.clone(),
-        work: WorkAsk::Command(Vec::new()),
-        engine: None,
-        mounts: Vec::new(),
-        limits: LimitWishes::default(),
-        network: None,
-        user: None,
-        workdir: None,
-        variables: BTreeMap::new(),
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        fresh: Fresh::Container,
-        tenant: None,
-        terminal: false,
-    }
-}
-
-/// Runs the work of a decision in its container.
+/// Runs the work of a decision in its container, and ends it.
 pub(crate) fn run(
-    container: &mut Container,
+    container: Container,
     work: &Work,
     streams: Streams<'_>,
     signals: Signals<'_>,
@@ -170,7 +147,7 @@ pub(crate) fn run(
     outputs: &[File],
 ) -> Result<Outcome, Failure> {
     container
-        .run(work, streams, Some(signals), descriptors, outputs)
+        .run_last(work, streams, Some(signals), descriptors, outputs)
         .map_err(|error| blame::run(&error))
 }
 

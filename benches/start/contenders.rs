@@ -17,7 +17,8 @@ const PYTHON: &str = "/usr/bin/python3";
 /// Names of contenders, which the goals refer to.
 pub(crate) mod name {
     pub(crate) const FLOOR: &str = "floor";
-    pub(crate) const IN_PROCESS: &str = "ours, in one process";
+    pub(crate) const IN_PROCESS_FLOOR: &str = "ours, in one process: floor's program";
+    pub(crate) const IN_PROCESS: &str = "ours, in one process: /bin/true";
     pub(crate) const RUN: &str = "ours: run /bin/true";
     pub(crate) const CALL: &str = "ours: call of a no-op";
     pub(crate) const BWRAP: &str = "bwrap /bin/true";
@@ -111,7 +112,8 @@ pub(crate) fn all(site: &Site) -> (Vec<Contender>, Vec<String>) {
         Err(why) => left_out.push(format!("{name}: {why}")),
     };
     add(floor(site), name::FLOOR);
-    add(crate::in_process::contender(site), name::IN_PROCESS);
+    add(crate::in_process::of_floor(site), name::IN_PROCESS_FLOOR);
+    add(crate::in_process::of_host(site), name::IN_PROCESS);
     add(Ok(Contender::process(name::RUN, ours(site, "run", &["--", "/bin/true"]))), name::RUN);
     add(bwrap(name::BWRAP, &["/bin/true"]), name::BWRAP);
     add(runc(site), name::RUNC);

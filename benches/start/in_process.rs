@@ -2,15 +2,13 @@
 //!
 //! The decision is made once; starting and running it is what is measured.
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::time::{Duration, Instant};
 
 use ric_images::{Access, Image, Limits, Reference, Silent, Store, Timeouts};
 use ric_policies::Policy;
 use ric_runtime::{
-    Caller, Container, Fresh, Host, LimitWishes, Plan, Status, Stream, Streams, Task, WorkAsk,
-    admit, probe_host, trial,
+    Caller, Container, Host, Plan, Status, Stream, Streams, Task, WorkAsk, admit, probe_host, trial,
 };
 
 use crate::contenders::{Contender, Site, name};
@@ -22,17 +20,30 @@ pub(crate) struct Ready {
     store: Store,
 }
 
-/// Decides once and starts again and again.
-pub(crate) fn contender(site: &Site) -> Result<Contender, Box<dyn Error>> {
-    let ready = Ready::new(site)?;
-    Ok(Contender::new(name::IN_PROCESS, Box::new(move || ready.start())))
+/// `/bin/true` in `host:`, decided once and started again and again.
+pub(crate) fn of_host(site: &Site) -> Result<Contender, Box<dyn Error>> {
+    contender(name::IN_PROCESS, Ready::new(site, Reference::Host, "/bin/true")?)
+}
+
+/// The floor's own program on the floor's own root: what is left to differ is the sandbox.
+pub(crate) fn of_floor(site: &Site) -> Result<Contender, Box<dyn Error>> {
+    let root = format!("dir:{}", site.word("floor/lower")).parse()?;
+    contender(name::IN_PROCESS_FLOOR, Ready::new(site, root, "/nothing")?)
+}
+
+fn contender(name: &'static str, ready: Ready) -> Result<Contender, Box<dyn Error>> {
+    Ok(Contender::new(name, Box::new(move || ready.start())))
 }
 
 impl Ready {
-    /// The straight line of a task up to its start: `/bin/true` in `host:`, built-in policy.
-    pub(crate) fn new(site: &Site) -> Result<Ready, Box<dyn Error>> {
+    /// The straight line of a task up to its start, under the built-in policy.
+    pub(crate) fn new(
+        site: &Site,
+        image: Reference,
+        program: &str,
+    ) -> Result<Ready, Box<dyn Error>> {
         let policy = Policy::built_in();
-        let task = task(caller());
+        let task = Task::new(caller(), image, WorkAsk::Command(vec![program.to_owned()]));
         let host: Host = probe_host(&task.caller, &[], &|kinds| trial(&task.caller, kinds))?;
         let store = Store::open(&site.base.join("store-in-process"))?;
         let admitted = admit(&task, &policy)?;
@@ -61,9 +72,8 @@ impl Ready {
             terminal: None,
         };
         let start = Instant::now();
-        let mut container = Container::start(&self.plan.sandbox, &self.image, &self.store, &[])?;
-        let outcome = container.run(&self.plan.work, streams, None, &[], &[])?;
-        drop(container);
+        let container = Container::start(&self.plan.sandbox, &self.image, &self.store, &[])?;
+        let outcome = container.run_last(&self.plan.work, streams, None, &[], &[])?;
         let took = start.elapsed();
         if outcome.status == Status::Ok { Ok(took) } else { Err(format!("{outcome:?}").into()) }
     }
@@ -75,25 +85,5 @@ fn caller() -> Caller {
         gid: rustix::process::getegid().as_raw(),
         groups: Vec::new(),
         name: None,
-    }
-}
-
-fn task(caller: Caller) -> Task {
-    Task {
-        caller,
-        image: Reference::Host,
-        work: WorkAsk::Command(vec!["/bin/true".to_owned()]),
-        engine: None,
-        mounts: Vec::new(),
-        limits: LimitWishes::default(),
-        network: None,
-        user: None,
-        workdir: None,
-        variables: BTreeMap::new(),
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        fresh: Fresh::Container,
-        tenant: None,
-        terminal: false,
     }
 }

@@ -1,9 +1,10 @@
 //! How long a start takes, side by side with peers and with the floor: `cargo bench --bench start`.
 //!
-//! Every round starts each contender once, so that whatever else the machine does hits all alike;
-//! first back to back, then with 200 ms of idle before each start, where kernels with cgroup v1
-//! make who moves processes between cgroups wait. Nothing is asserted: the table shows the goals
-//! beside what was measured. Flags: `--rounds N`, `--idle-rounds N`, `--endurance N`.
+//! Every round starts each contender once, in an order of its own, so that whatever else the
+//! machine does hits all alike; first back to back, then with 200 ms of idle before each start,
+//! where kernels with cgroup v1 make who moves processes between cgroups wait. Nothing is asserted:
+//! the table shows the goals beside what was measured. Flags: `--rounds N`, `--idle-rounds N`,
+//! `--endurance N`.
 
 #![expect(clippy::print_stdout, reason = "a program that prints a table")]
 
@@ -15,6 +16,8 @@ mod table;
 
 use std::error::Error;
 use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
 
 use contenders::{Contender, Site};
 use table::Series;
@@ -66,15 +69,23 @@ fn measure(
     idle: Option<Duration>,
 ) -> Result<Vec<Series>, Box<dyn Error>> {
     let mut series: Vec<Series> = contenders.iter().map(|c| Series::new(c.name)).collect();
-    for _ in 0..rounds {
-        for (contender, series) in contenders.iter_mut().zip(&mut series) {
+    for round in 0..rounds {
+        for at in order(contenders.len(), round) {
             if let Some(idle) = idle {
                 std::thread::sleep(idle);
             }
-            series.add(contender.start()?);
+            series[at].add(contenders[at].start()?);
         }
     }
     Ok(series)
+}
+
+/// An order of its own for each round, the same in each run. What the kernel clears up after one
+/// sandbox slows the start of the next, so nobody shall always follow the same one.
+fn order(count: usize, round: u32) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    order.sort_by_key(|at| Sha256::digest(format!("{round} {at}")));
+    order
 }
 
 fn rounds(mut words: impl Iterator<Item = String>) -> Result<Rounds, Box<dyn Error>> {

@@ -63,7 +63,7 @@ pub(crate) fn print_goals(busy: &[Series], idle: &[Series]) {
     goal("  of that, bwrap too", "", bwrap_waits, f64::INFINITY);
     let more = p50(busy, name::CALL).zip(p50(busy, name::BWRAP_PYTHON)).map(|(c, b)| c - b);
     goal("call - bwrap python3 -c pass", "at most 5 ms", more, 5.0);
-    let floor = ratio(name::IN_PROCESS, name::FLOOR);
+    let floor = ratio(name::IN_PROCESS_FLOOR, name::FLOOR);
     goal("in one process / floor", "at most 2.5", floor, 2.5);
 }
 

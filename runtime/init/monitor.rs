@@ -56,31 +56,49 @@ fn receive_start() -> Option<Start> {
     Some(Start { steps, fds, mapped: [-1; 2] })
 }
 
-/// Carries out the monitor's steps up to the one that starts init: its pid, if all went well.
+/// Carries out the monitor's steps: init's pid, if all went well.
+///
+/// Limits are set once init exists, while it builds its sandbox on another processor. Nothing of
+/// the task's runs before the owner has been told that they hold.
 fn make(start: &mut Start) -> Option<i32> {
-    let steps = start.steps;
-    let mut joins = None;
-    let mut rest = Steps::new(steps);
-    loop {
-        let before = rest;
-        let step = rest.next()?;
+    let child = start_init(start)?;
+    for step in before_clone(start.steps) {
         let done = match step.operation {
-            STEP_CGROUP_MAKE => sys::mkdir(step.string(0), 0o755).map(drop),
             STEP_CGROUP_SET => set_cgroup(&step),
             STEP_CGROUP_DEVICES => limit_devices(&step),
+            _ => Ok(()),
+        };
+        if let Err(errno) = done {
+            report(&step, errno);
+            end(child);
+            return None;
+        }
+    }
+    send(OWNER, CLONED, [child as u64, 0, 0]);
+    Some(child)
+}
+
+/// Makes the cgroups and starts init in them.
+fn start_init(start: &mut Start) -> Option<i32> {
+    let steps = start.steps;
+    for step in before_clone(steps) {
+        let done = match step.operation {
+            STEP_CGROUP_MAKE => sys::mkdir(step.string(0), 0o755).map(drop),
             STEP_TREE => clone_tree(&step, &mut start.fds),
-            STEP_CGROUP_JOIN => {
-                joins = joins.or(Some(before));
-                Ok(())
-            }
-            STEP_CLONE => return clone(&step, joins, start),
-            _ => Err(sys::EINVAL),
+            _ => Ok(()),
         };
         if let Err(errno) = done {
             report(&step, errno);
             return None;
         }
     }
+    let step = Steps::new(steps).find(|step| step.operation == STEP_CLONE)?;
+    clone(&step, start).inspect_err(|(step, errno)| report(step, *errno)).ok()
+}
+
+/// The monitor's own steps.
+fn before_clone(steps: &'static [u8]) -> impl Iterator<Item = Step<'static>> {
+    Steps::new(steps).take_while(|step| step.operation != STEP_CLONE)
 }
 
 fn report(step: &Step, errno: i32) {
@@ -144,41 +162,36 @@ fn clone_tree(step: &Step, fds: &mut [i32]) -> sys::Result<()> {
     Ok(())
 }
 
+/// A step that failed, and the errno.
+type Failure = (Step<'static>, i32);
+
 /// What the short-lived process between monitor and init needs to know.
 struct Between<'a> {
-    step: Step<'a>,
-    joins: Steps<'a>,
+    step: Step<'static>,
     start: &'a Start,
-    child: sys::Result<i32>,
+    child: Result<i32, Failure>,
 }
 
-fn clone(step: &Step, joins: Option<Steps>, start: &mut Start) -> Option<i32> {
+fn clone(step: &Step<'static>, start: &mut Start) -> Result<i32, Failure> {
+    let failed = |errno| (*step, errno);
     if step.numbers[1] == 1 {
-        start.mapped = sys::pipe().ok()?;
+        start.mapped = sys::pipe().map_err(failed)?;
     }
-    let start: &Start = start;
-    let child = match joins {
-        Some(joins) => join_and_clone(Between { step: *step, joins, start, child: Err(sys::EIO) }),
-        None => clone_into(step, start),
-    };
-    match child {
-        Ok(pid) => {
-            send(OWNER, CLONED, [pid as u64, 0, 0]);
-            Some(pid)
-        }
-        Err(errno) => {
-            report(step, errno);
-            None
-        }
+    if before_clone(start.steps).any(|step| step.operation == STEP_CGROUP_JOIN) {
+        join_and_clone(step, start)
+    } else {
+        clone_into(step, start).map_err(failed)
     }
 }
 
 /// On cgroup version 1, a process of one thread that moves itself by `tasks` skips the wait for a
 /// grace period that a move by `cgroup.procs` costs on an idle machine. The process between is that
 /// one: init is then born in the cgroup, and the monitor stays outside.
-fn join_and_clone(mut between: Between) -> sys::Result<i32> {
-    let stack = sys::map(-1, 64 * 1024)?;
-    let pid = sys::borrow_memory(stack, enter, &raw mut between as usize)?;
+fn join_and_clone(step: &Step<'static>, start: &Start) -> Result<i32, Failure> {
+    let failed = |errno| (*step, errno);
+    let mut between = Between { step: *step, start, child: Err(failed(sys::EIO)) };
+    let stack = sys::map(-1, 64 * 1024).map_err(failed)?;
+    let pid = sys::borrow_memory(stack, enter, &raw mut between as usize).map_err(failed)?;
     sys::unmap(stack);
     reap(pid);
     between.child
@@ -191,17 +204,14 @@ extern "C" fn enter(argument: usize) -> ! {
     sys::exit(0)
 }
 
-fn enter_all(between: &Between) -> sys::Result<i32> {
-    for join in between.joins {
-        if join.operation == STEP_CGROUP_JOIN {
-            let fd = sys::open(join.string(0), sys::O_WRONLY)?;
-            sys::write(fd, b"0")?;
-            sys::close(fd);
-        }
+fn enter_all(between: &Between) -> Result<i32, Failure> {
+    let joins = before_clone(between.start.steps);
+    for join in joins.filter(|step| step.operation == STEP_CGROUP_JOIN) {
+        sandbox::write_file(join.string(0), b"0").map_err(|errno| (join, errno))?;
     }
     let mut step = between.step;
     step.numbers[0] |= sys::CLONE_PARENT;
-    clone_into(&step, between.start)
+    clone_into(&step, between.start).map_err(|errno| (step, errno))
 }
 
 fn clone_into(step: &Step, start: &Start) -> sys::Result<i32> {
@@ -248,9 +258,14 @@ fn watch(child: i32, start: &Start) {
         }
     }
     if running {
-        let _ = sys::kill(child, sys::SIGKILL);
-        reap(child);
+        end(child);
     }
+}
+
+/// Ends init, and with it everything in its namespaces.
+fn end(child: i32) {
+    let _ = sys::kill(child, sys::SIGKILL);
+    reap(child);
 }
 
 /// Waits for a child: its wait status.

@@ -73,12 +73,19 @@ fn places(run: &Run) -> Places {
     Places { programs, arguments, variables, inputs: skip(variables, run.variables) }
 }
 
+/// What the process that becomes the program needs to know.
+struct Start<'a> {
+    control: i32,
+    message: &'a Message,
+    run: Run,
+}
+
+/// Bytes of the stack on which a process becomes the program: it holds two paths.
+const STACK_BYTES: usize = 64 * 1024;
+
 /// Starts what `message` describes, as the leader of a session of its own: its pid.
 pub fn start(control: i32, message: &Message) -> Option<i32> {
-    let pid = sys::fork();
-    if pid == Ok(0) {
-        become_program(control, message);
-    }
+    let pid = start_borrowing(control, message);
     for fd in &message.fds[..message.fd_count] {
         sys::close(*fd);
     }
@@ -88,14 +95,33 @@ pub fn start(control: i32, message: &Message) -> Option<i32> {
     pid.ok()
 }
 
+/// The new process borrows this one's memory until it executes: nothing is copied to be thrown
+/// away. Inputs are copied meanwhile; the owner that feeds them is who would be waited for.
+fn start_borrowing(control: i32, message: &Message) -> sys::Result<i32> {
+    let run = Run::read(message)?;
+    let stack = sys::map(-1, STACK_BYTES)?;
+    let mut start = Start { control, message, run };
+    let pid = sys::borrow_memory(stack, enter, &raw mut start as usize);
+    sys::unmap(stack);
+    sys::unmap(start.run.memory);
+    pid
+}
+
+extern "C" fn enter(argument: usize) -> ! {
+    // SAFETY: `argument` is the `Start` of the waiting parent, whose memory this process borrows.
+    let start = unsafe { &mut *(argument as *mut Start) };
+    become_program(start)
+}
+
 fn fail(control: i32, stage: u64, errno: i32, more: u64) -> ! {
     send(control, NOT_STARTED, [stage, errno as u64, more]);
     sys::exit(127)
 }
 
-fn become_program(control: i32, message: &Message) -> ! {
-    let run = Run::read(message).unwrap_or_else(|errno| fail(control, STAGE_EXEC, errno, 0));
-    let places = places(&run);
+fn become_program(start: &mut Start) -> ! {
+    let Start { control, message, run } = start;
+    let control = *control;
+    let places = places(run);
     let worker = run.has(RUN_WORKER) as usize;
     let mut at = places.inputs;
     for input in 0..run.inputs as usize {
@@ -109,7 +135,7 @@ fn become_program(control: i32, message: &Message) -> ! {
     let mut streams = [message.fds[1], message.fds[2], message.fds[3]];
     if run.has(RUN_TERMINAL) {
         streams =
-            terminal(control, &run).unwrap_or_else(|errno| fail(control, STAGE_TERMINAL, errno, 0));
+            terminal(control, run).unwrap_or_else(|errno| fail(control, STAGE_TERMINAL, errno, 0));
     }
     // `fail` speaks on the control socket, which the streams are about to take the place of.
     let Ok(told) = sys::dup_above(control, 4) else { sys::exit(127) };
@@ -182,9 +208,9 @@ fn terminal(control: i32, run: &Run) -> sys::Result<[i32; 3]> {
 }
 
 /// The arrays that `execve(2)` takes, in memory that the owner left room in.
-struct Pointers(&'static mut [u8]);
+struct Pointers<'a>(&'a mut [u8]);
 
-impl Pointers {
+impl Pointers<'_> {
     fn put(&mut self, slot: usize, value: usize) {
         if let Some(eight) = self.0.get_mut(slot * 8..slot * 8 + 8) {
             eight.copy_from_slice(&value.to_le_bytes());
@@ -205,7 +231,7 @@ impl Pointers {
 
 /// Tries each program in turn, as `execvp(3)` would. Returns why none could be started, and whether
 /// a file of that name was there.
-fn exec(run: Run, places: &Places) -> (i32, bool) {
+fn exec(run: &mut Run, places: &Places) -> (i32, bool) {
     let (strings, pointers) = run.memory.split_at_mut(run.pointers_at);
     let mut pointers = Pointers(pointers);
     // The first argument is the program's own name, put in below.

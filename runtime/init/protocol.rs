@@ -26,6 +26,8 @@ pub const RUN: u64 = 4;
 pub const SIGNAL: u64 = 5;
 /// Owner to init: text is the name of a file in `/task`; answered by [`FILE`].
 pub const FETCH: u64 = 6;
+/// Owner to init: as [`RUN`], and end when [`EXITED`] has been sent.
+pub const RUN_LAST: u64 = 7;
 
 /// Monitor to owner: `[pid]`; the maps of its user namespace are wanted if the steps say so.
 pub const CLONED: u64 = 16;
@@ -105,7 +107,7 @@ pub const STEP_MASK: u64 = 13;
 pub const STEP_READONLY: u64 = 14;
 /// Give the root the attributes `number 0`.
 pub const STEP_ROOT_ATTRIBUTES: u64 = 15;
-/// Make the root the only root.
+/// Make the root the root, and begin to let go of the old one.
 pub const STEP_PIVOT: u64 = 16;
 /// Set the host name to `text 0`.
 pub const STEP_HOSTNAME: u64 = 17;
@@ -133,3 +135,5 @@ pub const BIND_INODE: u64 = 2;
 
 /// Monitor: attach the BPF program `text 1` to the devices of the version 2 cgroup `text 0`.
 pub const STEP_CGROUP_DEVICES: u64 = 26;
+/// Wait until the old root has been let go of.
+pub const STEP_DETACHED: u64 = 27;

@@ -14,12 +14,16 @@ struct Box {
     control: i32,
     /// The new root, attached.
     root: i32,
+    /// Who lets go of the old root; 0: nobody.
+    detacher: i32,
+    /// `/dev/null` of the machine, once something is hidden behind it; else -1.
+    null: i32,
 }
 
 /// Carries out all steps after the one with number `clone`, in the order in which they were
 /// planned.
 pub fn build(start: &Start, clone: u64) -> ! {
-    let mut state = Box { control: start.fds[0], root: -1 };
+    let mut state = Box { control: start.fds[0], root: -1, detacher: 0, null: -1 };
     wait_for_maps(start);
     for step in Steps::new(start.steps).skip(clone as usize + 1) {
         if let Err(errno) = carry_out(&mut state, &step, start) {
@@ -72,12 +76,13 @@ fn carry_out(state: &mut Box, step: &Step, start: &Start) -> sys::Result<()> {
         STEP_DROP => drop_privileges(),
         STEP_MKDIR => sys::mkdir(step.string(0), numbers[0] as u32).map(drop),
         STEP_SECCOMP => sys::install_filter(step.bytes(0)).map(drop),
+        STEP_DETACHED => detached(state),
         STEP_READY => ready(state),
         _ => Err(sys::EINVAL),
     }
 }
 
-fn write_file(path: &CStr, value: &[u8]) -> sys::Result<()> {
+pub fn write_file(path: &CStr, value: &[u8]) -> sys::Result<()> {
     let fd = sys::open(path, sys::O_WRONLY)?;
     let written = sys::write(fd, value);
     sys::close(fd);
@@ -122,17 +127,19 @@ fn attach_at(state: &Box, tree: i32, attributes: u64, path: &CStr) -> sys::Resul
 fn bind(state: &Box, step: &Step) -> sys::Result<()> {
     let [attributes, flags, first, second] = step.numbers;
     let flag = |which| flags & which != 0;
-    let source = sys::open(step.string(0), sys::O_PATH)?;
-    let stat = sys::fstat(source)?;
-    if flag(BIND_DEVICE) && (stat.mode & sys::S_IFMT != sys::S_IFCHR || stat.own_device != first) {
-        return Err(sys::ENODEV);
+    let clone = sys::OPEN_TREE_CLONE | sys::AT_RECURSIVE;
+    let tree = sys::open_tree(sys::AT_FDCWD, step.string(0), clone)?;
+    // Looked at on the clone: it is what will be seen, whatever the path leads to by now.
+    if flags != 0 {
+        let stat = sys::fstat(tree)?;
+        let device = stat.mode & sys::S_IFMT == sys::S_IFCHR && stat.own_device == first;
+        if flag(BIND_DEVICE) && !device {
+            return Err(sys::ENODEV);
+        }
+        if flag(BIND_INODE) && (stat.device != first || stat.inode != second) {
+            return Err(sys::ESTALE);
+        }
     }
-    if flag(BIND_INODE) && (stat.device != first || stat.inode != second) {
-        return Err(sys::ESTALE);
-    }
-    let clone = sys::OPEN_TREE_CLONE | sys::AT_EMPTY_PATH | sys::AT_RECURSIVE;
-    let tree = sys::open_tree(source, c"", clone)?;
-    sys::close(source);
     attach_at(state, tree, attributes, step.string(1))
 }
 
@@ -179,27 +186,37 @@ fn set_option(fs: i32, option: &mut [u8]) -> sys::Result<()> {
 /// Read-only, nosuid, nodev, noexec: what hides something does nothing else.
 const MASK_ATTRIBUTES: u64 = 0x1 | 0x2 | 0x4 | 0x8;
 
-fn mask(state: &Box, step: &Step) -> sys::Result<()> {
+fn mask(state: &mut Box, step: &Step) -> sys::Result<()> {
     let at = match target(state, step.string(0)) {
         Err(sys::ENOENT | sys::ENOTDIR) => return Ok(()),
         opened => opened?,
     };
     let directory = sys::fstat(at)?.mode & sys::S_IFMT == sys::S_IFDIR;
-    let source = if directory { step.string(1) } else { c"/dev/null" };
-    let source = sys::open(source, sys::O_PATH)?;
-    const NULL: u64 = 1 << 8 | 3;
-    if !directory && sys::fstat(source)?.own_device != NULL {
-        return Err(sys::ENODEV);
-    }
-    let tree = sys::open_tree(source, c"", sys::OPEN_TREE_CLONE | sys::AT_EMPTY_PATH)?;
-    // A device node must stay usable, or opening it is refused where it should read as empty.
-    let attributes = if directory { MASK_ATTRIBUTES } else { MASK_ATTRIBUTES & !0x4 };
+    let (tree, attributes) = if directory {
+        (sys::open_tree(sys::AT_FDCWD, step.string(1), sys::OPEN_TREE_CLONE)?, MASK_ATTRIBUTES)
+    } else {
+        let clone = sys::OPEN_TREE_CLONE | sys::AT_EMPTY_PATH;
+        // A device node must stay usable, or opening it is refused where it should read as empty.
+        (sys::open_tree(null(state)?, c"", clone)?, MASK_ATTRIBUTES & !0x4)
+    };
     sys::mount_setattr(tree, 0, attributes)?;
     sys::move_mount(tree, at)?;
-    for fd in [at, source, tree] {
-        sys::close(fd);
-    }
+    sys::close(at);
+    sys::close(tree);
     Ok(())
+}
+
+/// `/dev/null`, opened and looked at once.
+fn null(state: &mut Box) -> sys::Result<i32> {
+    const NULL: u64 = 1 << 8 | 3;
+    if state.null < 0 {
+        let opened = sys::open(c"/dev/null", sys::O_PATH)?;
+        if sys::fstat(opened)?.own_device != NULL {
+            return Err(sys::ENODEV);
+        }
+        state.null = opened;
+    }
+    Ok(state.null)
 }
 
 fn readonly(state: &Box, step: &Step) -> sys::Result<()> {
@@ -216,12 +233,36 @@ fn readonly(state: &Box, step: &Step) -> sys::Result<()> {
     Ok(())
 }
 
+/// The old root is let go of by a process beside this one: the kernel waits for a grace period
+/// before it does (0.7 ms), and no step before [`STEP_DETACHED`] depends on it.
 fn pivot(state: &mut Box) -> sys::Result<()> {
     sys::fchdir(state.root)?;
     sys::pivot_here()?;
+    state.detacher = sys::run_beside(sys::map(-1, 4096)?, detach)?;
     sys::chdir(c"/")?;
     sys::close(state.root);
     Ok(())
+}
+
+extern "C" fn detach(_: usize) -> ! {
+    sys::exit(sys::detach_here().err().unwrap_or(0))
+}
+
+/// Nothing of the machine's is to be found from here on.
+fn detached(state: &Box) -> sys::Result<()> {
+    let status = loop {
+        match sys::wait(state.detacher, true) {
+            Err(sys::EINTR) | Ok(None) => {}
+            Ok(Some((_, status))) => break status,
+            Err(errno) => return Err(errno),
+        }
+    };
+    match status {
+        0 => Ok(()),
+        // The exit code is the errno.
+        exited if exited & 0x7f == 0 => Err(exited >> 8),
+        _ => Err(sys::EIO),
+    }
 }
 
 /// SIOCSIFFLAGS with IFF_UP for `lo`; the kernel gives it its addresses, netdevice(7).

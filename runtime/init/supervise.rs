@@ -11,6 +11,7 @@ pub fn run(control: i32) -> ! {
     // Blocked since the monitor; a task gets them unblocked.
     let Ok(children) = sys::child_signals() else { sys::exit(1) };
     let mut task = None;
+    let mut last = false;
     loop {
         let mut fds = [
             sys::Poll { fd: control, events: sys::POLLIN, happened: 0 },
@@ -19,13 +20,18 @@ pub fn run(control: i32) -> ! {
         let _ = sys::poll(&mut fds, -1);
         if fds[1].happened != 0 {
             let _ = sys::read(children, &mut [0; 128]);
+            let before = task;
             task = reap(control, task);
+            if last && before.is_some() && task.is_none() {
+                sys::exit(0);
+            }
         }
         if fds[0].happened == 0 {
             continue;
         }
         match Message::receive(control) {
-            Some(message) if message.kind == RUN && task.is_none() => {
+            Some(message) if matches!(message.kind, RUN | RUN_LAST) && task.is_none() => {
+                last = message.kind == RUN_LAST;
                 task = program::start(control, &message);
             }
             Some(message) if message.kind == SIGNAL => {

@@ -303,11 +303,16 @@ pub fn make_private() -> Result<usize> {
     with_path(165, 1, c"/", [0, 0, 0, 0x44000, 0])
 }
 
-/// `pivot_root(".", ".")`, then lets go of the old root, which lies on top of the new one.
+/// `pivot_root(".", ".")`: afterwards the old root lies on top of the new one.
 pub fn pivot_here() -> Result<usize> {
     let here = c".".as_ptr() as usize;
     // SAFETY: both paths are terminated.
-    unsafe { raw(155, [here, here, 0, 0, 0, 0]) }?;
+    unsafe { raw(155, [here, here, 0, 0, 0, 0]) }
+}
+
+/// Lets go of what is mounted on the working directory, and of all below it, `umount2(2)` with
+/// `MNT_DETACH`.
+pub fn detach_here() -> Result<usize> {
     with_path(166, 0, c".", [0, 2, 0, 0, 0])
 }
 
@@ -445,12 +450,6 @@ pub fn children_usage() -> (u64, u64) {
     ((usage[0] + usage[2]) * 1_000_000 + usage[1] + usage[3], usage[4])
 }
 
-/// A child process with a copy of everything, `fork(2)`: its pid, or 0 in it.
-pub fn fork() -> Result<i32> {
-    // SAFETY: without CLONE_VM the child has memory of its own; all pointers are null.
-    Ok(unsafe { raw(56, [SIGCHLD as usize, 0, 0, 0, 0, 0]) }? as i32)
-}
-
 #[repr(C)]
 struct CloneArguments {
     flags: u64,
@@ -499,15 +498,29 @@ pub fn borrow_memory(
     entry: extern "C" fn(usize) -> !,
     argument: usize,
 ) -> Result<i32> {
+    share_memory(CLONE_VFORK, stack, entry, argument)
+}
+
+/// Runs `entry`, which takes nothing from this process's memory, in a child beside it.
+pub fn run_beside(stack: &'static mut [u8], entry: extern "C" fn(usize) -> !) -> Result<i32> {
+    share_memory(0, stack, entry, 0)
+}
+
+fn share_memory(
+    flags: u64,
+    stack: &mut [u8],
+    entry: extern "C" fn(usize) -> !,
+    argument: usize,
+) -> Result<i32> {
     let top = (stack.as_mut_ptr() as usize + stack.len()) & !15;
-    let flags = (CLONE_VM | CLONE_VFORK) as usize | SIGCHLD as usize;
-    let pid = vfork_on(flags, top, entry, argument);
+    let flags = (CLONE_VM | flags) as usize | SIGCHLD as usize;
+    let pid = clone_on(flags, top, entry, argument);
     if pid < 0 { Err(-pid as i32) } else { Ok(pid as i32) }
 }
 
 /// `clone(2)` on a stack of its own; the child calls `entry(argument)` and never returns.
 #[unsafe(naked)]
-extern "C" fn vfork_on(
+extern "C" fn clone_on(
     flags: usize,
     stack: usize,
     entry: extern "C" fn(usize) -> !,

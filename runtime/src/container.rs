@@ -5,14 +5,16 @@ mod files;
 mod run;
 mod start;
 mod streams;
+mod tools;
 mod work;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::process::Child;
 
 use ric_policies::Protection;
 
+use self::tools::Tools;
+use crate::native::monitor::Monitor;
 use crate::usage::UsageFiles;
 use crate::{ContainerFacts, Enforced};
 
@@ -26,11 +28,11 @@ pub struct Container {
     facts: ContainerFacts,
     enforced: BTreeMap<Protection, Enforced>,
     usage: UsageFiles,
-    /// To the monitor. Its end is the end of the container.
-    channel: Option<OwnedFd>,
+    tools: Tools,
     /// To init.
-    control: Option<OwnedFd>,
-    monitor: Child,
+    control: OwnedFd,
+    /// Dropped last: waits until nothing is left.
+    monitor: Monitor,
 }
 
 impl Container {
@@ -46,19 +48,5 @@ impl Container {
         let tail = &name[name.len().saturating_sub(16)..];
         id[..tail.len()].copy_from_slice(tail);
         id
-    }
-
-    /// Ends everything in the container and waits until its cgroups are gone.
-    fn end(&mut self) {
-        self.channel = None;
-        self.control = None;
-        // The monitor is this process's child: nothing but it being reaped elsewhere can fail.
-        let _ = self.monitor.wait();
-    }
-}
-
-impl Drop for Container {
-    fn drop(&mut self) {
-        self.end();
     }
 }

@@ -12,6 +12,7 @@ mod subordinate;
 
 pub use cache::{CACHE_BELIEVED_MAX, HostCache, know_host};
 pub use probe::{ProbeError, Trial, TrialKind, probe_host};
+pub(crate) use shown::{read_copied, real_path, stamp};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -49,6 +50,9 @@ pub struct Host {
     /// What `host:` shows of the machine, at the same paths: `/usr`, some of `/etc`, `/lib` where
     /// it is a directory.
     pub host_shown: Vec<PathBuf>,
+    /// Small files of `/etc` that `host:` has copies of: a mount for each would cost more.
+    #[serde(default)]
+    pub host_copied: Vec<PathBuf>,
     /// Those of the policy's `host_paths` that are directories here; `host:` shows them too.
     pub host_paths: Vec<PathBuf>,
     /// Fingerprint of what `host:` shows.

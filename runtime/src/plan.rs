@@ -250,11 +250,11 @@ fn root(manifest: &Manifest, policy: &Policy, host: &Host) -> RootSource {
     let of_policy = policy.host_paths.iter().map(|rule| &rule.value);
     shown.extend(of_policy.filter(|path| host.host_paths.contains(path)).cloned());
     shown.sort();
-    shown.dedup();
-    // Whatever lies below a path that is shown is shown with it.
-    let all = shown.clone();
-    shown.retain(|path| !all.iter().any(|other| other != path && path.starts_with(other)));
-    RootSource::Host { links: host.root_links.clone(), shown }
+    // Whatever lies below a path that is shown is shown with it, and follows it in this order.
+    shown.dedup_by(|path, before| path.starts_with(before));
+    let copied = host.host_copied.clone();
+    let python = host.pythons.first().cloned();
+    RootSource::Host { links: host.root_links.clone(), shown, copied, python }
 }
 
 /// Equal callers must be equal values, in whatever order their groups came.

@@ -68,6 +68,13 @@ pub enum RootSource {
         links: BTreeMap<PathBuf, PathBuf>,
         /// Directories and files of the machine that are shown at the same path.
         shown: Vec<PathBuf>,
+        /// Files of the machine of which there are copies at the same path, as they were when the
+        /// image's fingerprint was taken.
+        #[serde(default)]
+        copied: Vec<PathBuf>,
+        /// The interpreter that calls run on, if there is one.
+        #[serde(default)]
+        python: Option<PathBuf>,
     },
     /// The image's layers.
     Layers,

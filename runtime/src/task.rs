@@ -59,6 +59,30 @@ pub struct Task {
     pub terminal: bool,
 }
 
+impl Task {
+    /// A task that asks for `work` in `image` and nothing else: policy's defaults apply.
+    #[must_use]
+    pub fn new(caller: Caller, image: Reference, work: WorkAsk) -> Task {
+        Task {
+            caller,
+            image,
+            work,
+            engine: None,
+            mounts: Vec::new(),
+            limits: LimitWishes::default(),
+            network: None,
+            user: None,
+            workdir: None,
+            variables: BTreeMap::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            fresh: Fresh::Container,
+            tenant: None,
+            terminal: false,
+        }
+    }
+}
+
 /// Who asks, as the kernel says.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Caller {

@@ -108,6 +108,7 @@ mod properties {
                     memory_bytes: 16 << 30,
                     root_links: BTreeMap::new(),
                     host_shown: vec![PathBuf::from("/usr")],
+                    host_copied: vec![PathBuf::from("/etc/os-release")],
                     host_paths: vec![PathBuf::from("/apps")],
                     host_fingerprint: "f".to_owned(),
                     pythons: vec![PathBuf::from("/usr/bin/python3")],

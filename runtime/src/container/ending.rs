@@ -273,7 +273,7 @@ impl Container {
     /// Has init open a file of `/task`, and copies it: its SHA-256.
     fn fetch(&self, name: &str, mut to: &File, bytes_max: u64) -> io::Result<String> {
         let gone = || io::Error::other("the container is gone");
-        let control = self.control.as_ref().ok_or_else(gone)?;
+        let control = &self.control;
         monitor::send(control, protocol::FETCH, 0, name.as_bytes(), &[])?;
         // Init answers at once or is stopped: wait no longer than for any other sign of life.
         let mut fds = [PollFd::new(control, PollFlags::IN)];

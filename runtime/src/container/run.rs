@@ -119,11 +119,41 @@ impl Container {
         &mut self,
         work: &Work,
         streams: Streams<'_>,
+        signals: Option<Signals<'_>>,
+        descriptors: &[OwnedFd],
+        outputs: &[File],
+    ) -> Result<Outcome, RunError> {
+        self.run_then(Then::Wait, work, streams, signals, descriptors, outputs)
+    }
+
+    /// As [`run`](Self::run), and ends the container: sooner than dropping it afterwards would.
+    /// Nothing of it is left when this returns.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_last(
+        mut self,
+        work: &Work,
+        streams: Streams<'_>,
+        signals: Option<Signals<'_>>,
+        descriptors: &[OwnedFd],
+        outputs: &[File],
+    ) -> Result<Outcome, RunError> {
+        // Outputs are fetched from a container that is still there.
+        let then = if work.outputs.is_empty() { Then::End } else { Then::Wait };
+        self.run_then(then, work, streams, signals, descriptors, outputs)
+    }
+
+    fn run_then(
+        &mut self,
+        then: Then,
+        work: &Work,
+        streams: Streams<'_>,
         mut signals: Option<Signals<'_>>,
         descriptors: &[OwnedFd],
         outputs: &[File],
     ) -> Result<Outcome, RunError> {
-        let mut session = self.begin(work, streams, descriptors)?;
+        let mut session = self.begin(then, work, streams, descriptors)?;
         while session.exited.is_none() && !session.gone {
             self.turn(&mut session, &mut signals)?;
         }
@@ -134,6 +164,7 @@ impl Container {
     /// Hands the work to init.
     fn begin<'a>(
         &self,
+        then: Then,
         work: &'a Work,
         streams: Streams<'a>,
         descriptors: &[OwnedFd],
@@ -142,7 +173,11 @@ impl Container {
         if work.inputs.len() > max {
             return Err(RunError::TooManyInputs { count: work.inputs.len(), max });
         }
-        let bytes = super::work::encode(work, streams.terminal.map(|terminal| terminal.size()))?;
+        let bytes = super::work::encode(
+            work,
+            &self.tools,
+            streams.terminal.map(|terminal| terminal.size()),
+        )?;
         let failed = || attend("hand the work to the container");
         let memory = monitor::as_memory(&bytes).map_err(failed())?;
         let mut session = Session {
@@ -182,10 +217,12 @@ impl Container {
         let fds: Vec<BorrowedFd<'_>> =
             std::iter::once(&memory).chain(&travelling).map(AsFd::as_fd).collect();
         session.started = Instant::now();
-        if let Some(control) = &self.control {
-            let sent = monitor::send(control, protocol::RUN, bytes.len() as u64, &[], &fds);
-            sent.map_err(failed())?;
-        }
+        let kind = match then {
+            Then::Wait => protocol::RUN,
+            Then::End => protocol::RUN_LAST,
+        };
+        let sent = monitor::send(&self.control, kind, bytes.len() as u64, &[], &fds);
+        sent.map_err(failed())?;
         Ok(session)
     }
 
@@ -233,8 +270,8 @@ impl Container {
         let (person, task) =
             relay.map_or((None, None), |[person, task]| (Some(person), Some(task)));
         let sources: Vec<(Source, PollFd<'_>)> = [
-            (Source::Control, self.control.as_ref().map(AsFd::as_fd), read),
-            (Source::Channel, self.channel.as_ref().map(AsFd::as_fd), read),
+            (Source::Control, Some(self.control.as_fd()), read),
+            (Source::Channel, Some(self.monitor.channel().as_fd()), read),
             (Source::Signals, signals.as_ref().map(|signals| signals.fd), read),
             (Source::Stdout, session.stdout.as_ref().and_then(Capture::fd), read),
             (Source::Stderr, session.stderr.as_ref().and_then(Capture::fd), read),
@@ -270,8 +307,7 @@ impl Container {
 
     /// Takes one message of init's.
     fn hear(&self, session: &mut Session<'_>) -> io::Result<()> {
-        let Some(control) = &self.control else { return Ok(()) };
-        let Some(message) = monitor::receive(control)? else {
+        let Some(message) = monitor::receive(&self.control)? else {
             session.gone = true;
             return Ok(());
         };
@@ -318,9 +354,8 @@ impl Container {
 
     /// Sends a signal to the task's process group.
     fn signal(&self, signal: i32) -> io::Result<()> {
-        let Some(control) = &self.control else { return Ok(()) };
         let number = u64::from(signal.unsigned_abs());
-        match monitor::send(control, protocol::SIGNAL, number, &[], &[]) {
+        match monitor::send(&self.control, protocol::SIGNAL, number, &[], &[]) {
             // Init has ended, which the next turn sees.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             sent => sent,
@@ -351,12 +386,19 @@ impl Container {
         }
         if session.killed.is_some_and(|since| since.elapsed() >= GRACE) {
             session.killed = None;
-            if let Some(channel) = &self.channel {
-                // If it cannot be told, it is gone, and with it the container.
-                let _ = monitor::send(channel, protocol::KILL, 0, &[], &[]);
-            }
+            // If it cannot be told, it is gone, and with it the container.
+            let _ = self.monitor.send(protocol::KILL);
         }
     }
+}
+
+/// What init does when it has told how the work ended.
+#[derive(Debug, Clone, Copy)]
+enum Then {
+    /// Waits for more to do.
+    Wait,
+    /// Ends, and the container with it.
+    End,
 }
 
 /// Something that can be attended to.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use oci_spec::runtime::Spec;
@@ -13,12 +13,15 @@ use ric_policies::Network;
 use rustix::fs::{FileType, Mode, OFlags};
 
 use super::Container;
+use super::tools::Tools;
 use crate::native::blueprint::{self, Places};
+use crate::native::monitor::{self, Monitor};
 use crate::native::readback::{self, Mismatch};
 use crate::native::steps::{self, Step};
-use crate::native::{monitor, protocol, top};
+use crate::native::translate::CallerMount;
+use crate::native::{protocol, top};
 use crate::usage::UsageFiles;
-use crate::{CgroupPlacement, ContainerFacts, Enforced, IdMap, Sandbox, WORKER, WORKER_RARE, oci};
+use crate::{CgroupPlacement, ContainerFacts, Enforced, IdMap, Sandbox, oci};
 
 /// Why a container could not be started. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -104,47 +107,56 @@ impl Container {
         store: &Store,
         descriptors: &[OwnedFd],
     ) -> Result<Container, StartError> {
+        // First, because it becomes ready beside what follows.
+        let monitor = Monitor::spawn().map_err(unheard)?;
         let id = new_id()?;
-        let tools = tools(store)?;
-        let spec = blueprint::spec(sandbox, &id, &tools)
+        let tools = Tools::ensure(sandbox, store)?;
+        let spec = blueprint::spec(sandbox, &id, &tools.directory)
             .map_err(|source| StartError::Describe { source })?;
         let top = top_layer(sandbox, &spec, image, store)?;
         let named = caller_descriptors(sandbox, descriptors)?;
-        let places = Places { id: &id, top: &top, layers: &image.layers, tools: &tools };
+        let places = Places { id: &id, top: &top, layers: &image.layers, tools: &tools.directory };
         let steps = blueprint::steps(sandbox, &spec, &places);
-        let mut container = launch(sandbox, image, &id, &steps, &named)?;
-        let pid = container.wait_cloned(&steps)?;
+        let (control, theirs) = monitor::socket_pair().map_err(unheard)?;
+        monitor.start(&steps::encode(&steps), theirs, &named).map_err(unheard)?;
+        let pid = wait_cloned(&monitor, &steps)?;
         if let Some(maps) = blueprint::maps_by_owner(sandbox) {
             write_maps(pid, maps)?;
-            container.tell_monitor(protocol::MAPPED)?;
+            monitor.send(protocol::MAPPED).map_err(unheard)?;
         }
-        let text = container.wait_ready(&steps)?;
-        verify(sandbox, &spec, &text, &id, pid)?;
-        container.enforced = enforced(sandbox);
-        Ok(container)
+        // From outside, while init is still building; then what it says itself.
+        membership(sandbox, &id, pid).map_or(Ok(()), differs)?;
+        let text = receive(&control, &steps)?.text;
+        let groups = sandbox.identities.groups.as_deref();
+        let found = readback::compare(&spec, &String::from_utf8_lossy(&text), groups);
+        found.map_or(Ok(()), differs)?;
+        Ok(Container {
+            usage: UsageFiles::new(sandbox.cgroup.as_ref(), &id),
+            facts: facts(sandbox, image, id),
+            enforced: enforced(sandbox),
+            tools,
+            control,
+            monitor,
+        })
     }
+}
 
-    fn channel(&self) -> Result<&OwnedFd, StartError> {
-        self.channel.as_ref().ok_or(StartError::Died)
-    }
+fn unheard(source: io::Error) -> StartError {
+    StartError::Monitor { source }
+}
 
-    fn tell_monitor(&self, kind: u64) -> Result<(), StartError> {
-        monitor::send(self.channel()?, kind, 0, &[], &[])
-            .map_err(|source| StartError::Monitor { source })
-    }
+/// Waits until init exists and its limits hold: its pid.
+fn wait_cloned(monitor: &Monitor, steps: &[Step]) -> Result<i32, StartError> {
+    let message = receive(monitor.channel(), steps)?;
+    i32::try_from(message.numbers[0]).map_err(|_| StartError::Died)
+}
 
-    /// Waits until init exists: its pid.
-    fn wait_cloned(&self, steps: &[Step]) -> Result<i32, StartError> {
-        let message = receive(self.channel()?, steps)?;
-        i32::try_from(message.numbers[0]).map_err(|_| StartError::Died)
-    }
-
-    /// Waits until the sandbox stands: what the kernel says of it.
-    fn wait_ready(&self, steps: &[Step]) -> Result<String, StartError> {
-        let control = self.control.as_ref().ok_or(StartError::Died)?;
-        let message = receive(control, steps)?;
-        Ok(String::from_utf8_lossy(&message.text).into_owned())
-    }
+fn facts(sandbox: &Sandbox, image: &Image, id: String) -> ContainerFacts {
+    let image = match &image.identity {
+        Identity::Digest(digest) => digest.to_string(),
+        Identity::Fingerprint(fingerprint) => fingerprint.clone(),
+    };
+    ContainerFacts { id, engine: sandbox.engine, image, warm: false }
 }
 
 fn new_id() -> Result<String, StartError> {
@@ -154,21 +166,9 @@ fn new_id() -> Result<String, StartError> {
     Ok(format!("run-in-container-{:016x}", u64::from_le_bytes(bytes)))
 }
 
-fn prepare(what: impl Into<String>) -> impl FnOnce(io::Error) -> StartError {
+pub(super) fn prepare(what: impl Into<String>) -> impl FnOnce(io::Error) -> StartError {
     let what = what.into();
     move |source| StartError::Prepare { what, source }
-}
-
-/// The directory that is mounted into every sandbox: the worker, and an empty directory for masks.
-fn tools(store: &Store) -> Result<PathBuf, StartError> {
-    let tree = top::Tree::from([
-        ("worker.py".into(), top::Entry::File(WORKER.into())),
-        ("worker_rare.py".into(), top::Entry::File(WORKER_RARE.into())),
-        ("empty".into(), top::Entry::Directory),
-    ]);
-    let key = top::digest(&tree, "");
-    let made = store.generated("tools", &key, |root| top::write(&tree, root));
-    made.map_err(|source| prepare("the worker")(io::Error::other(source)))
 }
 
 fn top_layer(
@@ -235,48 +235,18 @@ fn caller_descriptors<'a>(
     sandbox: &Sandbox,
     descriptors: &'a [OwnedFd],
 ) -> Result<Vec<BorrowedFd<'a>>, StartError> {
-    let find = |(index, target): (usize, &Path)| {
+    let find = |mount: CallerMount<'_>| {
+        let index = mount.came_as;
         let missing = || io::Error::other(format!("descriptor {index} did not come along"));
         let fd = descriptors.get(index).ok_or_else(missing);
-        fd.map(AsFd::as_fd).map_err(prepare(format!("the mount at {}", target.display())))
+        fd.map(AsFd::as_fd).map_err(prepare(format!("the mount at {}", mount.target.display())))
     };
-    blueprint::caller_mounts(sandbox).map(find).collect()
-}
-
-fn launch(
-    sandbox: &Sandbox,
-    image: &Image,
-    id: &str,
-    steps: &[Step],
-    named: &[BorrowedFd<'_>],
-) -> Result<Container, StartError> {
-    let failed = |source| StartError::Monitor { source };
-    let (monitor, channel) = monitor::spawn().map_err(failed)?;
-    let (control, theirs) = monitor::socket_pair().map_err(failed)?;
-    let container = Container {
-        facts: ContainerFacts {
-            id: id.to_owned(),
-            engine: sandbox.engine,
-            image: match &image.identity {
-                Identity::Digest(digest) => digest.to_string(),
-                Identity::Fingerprint(fingerprint) => fingerprint.clone(),
-            },
-            warm: false,
-        },
-        enforced: BTreeMap::new(),
-        usage: UsageFiles::new(sandbox.cgroup.as_ref(), id),
-        channel: Some(channel),
-        control: Some(control),
-        monitor,
-    };
-    let bytes = steps::encode(steps);
-    monitor::send_start(container.channel()?, &bytes, &theirs, named).map_err(failed)?;
-    Ok(container)
+    blueprint::caller_mounts(sandbox).into_iter().map(find).collect()
 }
 
 /// The next message of a start; what failed becomes the error it is.
 fn receive(socket: &OwnedFd, steps: &[Step]) -> Result<monitor::Message, StartError> {
-    let received = monitor::receive(socket).map_err(|source| StartError::Monitor { source })?;
+    let received = monitor::receive(socket).map_err(unheard)?;
     let message = received.ok_or(StartError::Died)?;
     if message.kind != protocol::FAILED {
         return Ok(message);
@@ -325,22 +295,9 @@ fn run_map_helper(program: &str, pid: i32, lines: &[(u32, u32, u32)]) -> Result<
     Err(failed(io::Error::other(said)))
 }
 
-/// Compares what was applied with what was planned, from inside and from outside.
-fn verify(
-    sandbox: &Sandbox,
-    spec: &Spec,
-    text: &str,
-    id: &str,
-    pid: i32,
-) -> Result<(), StartError> {
-    let groups = sandbox.identities.groups.as_deref();
-    let differs = readback::compare(spec, text, groups).or_else(|| membership(sandbox, id, pid));
-    match differs {
-        None => Ok(()),
-        Some(Mismatch { what, planned, found }) => {
-            Err(StartError::Differs { what, planned, found })
-        }
-    }
+fn differs(mismatch: Mismatch) -> Result<(), StartError> {
+    let Mismatch { what, planned, found } = mismatch;
+    Err(StartError::Differs { what, planned, found })
 }
 
 /// Looks for the first process in every cgroup that it should be in.

@@ -3,14 +3,19 @@
 use rustix::termios::Winsize;
 
 use super::run::RunError;
+use super::tools::Tools;
 use crate::native::protocol;
-use crate::{OWN_DIRECTORY, Program, WORKER_FLAGS, Work};
+use crate::{Program, WORKER_FLAGS, Work};
 
 /// Encodes `work` for init. `terminal` is the size of the terminal it gets, if it gets one.
 ///
 /// # Errors
 /// [`RunError::ZeroByte`]: strings of processes end at the first zero byte.
-pub(super) fn encode(work: &Work, terminal: Option<Winsize>) -> Result<Vec<u8>, RunError> {
+pub(super) fn encode(
+    work: &Work,
+    tools: &Tools,
+    terminal: Option<Winsize>,
+) -> Result<Vec<u8>, RunError> {
     let (programs, arguments) = match &work.program {
         Program::Command(argv) => {
             let (program, arguments) =
@@ -19,8 +24,9 @@ pub(super) fn encode(work: &Work, terminal: Option<Winsize>) -> Result<Vec<u8>, 
         }
         Program::Call(call) => {
             let mut arguments = WORKER_FLAGS.map(str::to_owned).to_vec();
-            arguments.push(format!("{OWN_DIRECTORY}/worker.py"));
-            (call.interpreters.clone(), arguments)
+            let (interpreters, worker) = tools.worker(&call.interpreters);
+            arguments.push(worker);
+            (interpreters, arguments)
         }
     };
     let variables: Vec<String> =

@@ -45,6 +45,8 @@ pub struct HostCache {
 struct Entry {
     /// The circumstances in full; the file's name is only their hash.
     circumstances: String,
+    /// Stamps of the files that `host:` has copies of; which these are is part of the answer.
+    copied: String,
     host: Host,
 }
 
@@ -124,7 +126,8 @@ impl HostCache {
         }
         let host = probe_host(caller, host_paths, trial)?;
         // Only speed is lost if it cannot be kept.
-        let _ = self.write(&name, Entry { circumstances, host: host.clone() });
+        let _ =
+            self.write(&name, Entry { circumstances, copied: copied(&host), host: host.clone() });
         Ok(host)
     }
 
@@ -149,6 +152,9 @@ impl HostCache {
         let age = SystemTime::now().duration_since(found.modified().ok()?);
         let young = age.is_ok_and(|age| age < CACHE_BELIEVED_MAX);
         if entry.circumstances != circumstances || !(young || says_only_yes(&entry.host)) {
+            return None;
+        }
+        if entry.copied != copied(&entry.host) {
             return None;
         }
         Some(Host { rlimits_hard: rlimits_hard(), ..entry.host })
@@ -211,6 +217,11 @@ fn says_only_yes(host: &Host) -> bool {
     // Nobody but root has the devices controller, and version 2 has none at all: both for good.
     let lacking = host.cgroup.unusable.keys().any(|c| *c != Controller::Devices);
     probes.iter().all(|probe| probe.works) && !lacking
+}
+
+/// The stamps of what is copied of this machine, as they are now.
+fn copied(host: &Host) -> String {
+    host.host_copied.iter().map(|path| stamp(path) + "\n").collect()
 }
 
 /// Everything that the answers depend on, as text.

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::mountinfo::{CONTROLLERS, Hierarchies, Own, parse_hierarchies};
 use crate::{CgroupHost, CgroupVersion, Controller, ControllerPlace, Trial, TrialKind};
@@ -23,7 +22,7 @@ const CGROUP2_MAGIC: u64 = 0x6367_7270;
 const MEMORY_UNLIMITED_MIN: u64 = 1 << 62;
 
 /// Probes all controllers that matter.
-pub(super) fn probe(mountinfo: &str, own_cgroups: &str) -> CgroupHost {
+pub(super) fn probe(mountinfo: &str, own_cgroups: &str, trial: &Trial<'_>) -> CgroupHost {
     let hierarchies = parse_hierarchies(mountinfo, own_cgroups);
     let mut found = CgroupHost {
         version: hierarchies.version,
@@ -34,18 +33,18 @@ pub(super) fn probe(mountinfo: &str, own_cgroups: &str) -> CgroupHost {
     };
     match hierarchies.version {
         CgroupVersion::None => {}
-        CgroupVersion::V1 | CgroupVersion::Hybrid => probe_v1(&hierarchies, &mut found),
-        CgroupVersion::V2 => probe_v2(&hierarchies, &mut found),
+        CgroupVersion::V1 | CgroupVersion::Hybrid => probe_v1(&hierarchies, trial, &mut found),
+        CgroupVersion::V2 => probe_v2(&hierarchies, trial, &mut found),
     }
     found
 }
 
-fn probe_v1(hierarchies: &Hierarchies, found: &mut CgroupHost) {
+fn probe_v1(hierarchies: &Hierarchies, trial: &Trial<'_>, found: &mut CgroupHost) {
     for (controller, own) in &hierarchies.own_v1 {
         let tried = own.clone().and_then(|own| {
             refuse_other_filesystem(&own.directory, CGROUP_MAGIC)?;
-            try_child(&own.directory, "tasks", &[control_v1(*controller)])?;
-            Ok(ControllerPlace { unified: false, parent: own.directory })
+            let place = ControllerPlace { unified: false, parent: own.directory };
+            try_child(place, control_v1(*controller), trial)
         });
         found.keep(*controller, tried);
     }
@@ -58,7 +57,7 @@ fn probe_v1(hierarchies: &Hierarchies, found: &mut CgroupHost) {
     }
 }
 
-fn probe_v2(hierarchies: &Hierarchies, found: &mut CgroupHost) {
+fn probe_v2(hierarchies: &Hierarchies, trial: &Trial<'_>, found: &mut CgroupHost) {
     let parent = match &hierarchies.own_v2 {
         Some(Ok(own)) => parent_v2(own),
         Some(Err(why)) => Err(why.clone()),
@@ -71,8 +70,7 @@ fn probe_v2(hierarchies: &Hierarchies, found: &mut CgroupHost) {
     for controller in [Controller::Memory, Controller::Cpu, Controller::Pids] {
         let tried = parent.clone().and_then(|parent| {
             switch_on(&parent, controller)?;
-            try_child(&parent, "cgroup.procs", &[control_v2(controller)])?;
-            Ok(ControllerPlace { unified: true, parent })
+            try_child(ControllerPlace { unified: true, parent }, control_v2(controller), trial)
         });
         found.keep(controller, tried);
     }
@@ -134,22 +132,14 @@ fn switch_on(parent: &Path, controller: Controller) -> Result<(), String> {
     write_control(&parent.join("cgroup.subtree_control"), &format!("+{name}"))
 }
 
-/// Makes a cgroup below `parent`, opens what a process enters it by, writes its limits, removes it.
-fn try_child(parent: &Path, entrance: &str, controls: &[(&str, &str)]) -> Result<(), String> {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let name = format!("run-in-container-probe-{}-{count}", std::process::id());
-    let child = parent.join(name);
-    match fs::create_dir(&child) {
-        // Left by a process of the same id that was killed while it probed.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => made.map_err(|error| said("mkdir(2) in", parent, &error)),
-    }?;
-    let tried = open_for_writing(&child.join(entrance)).and_then(|()| {
-        controls.iter().try_for_each(|(file, value)| write_control(&child.join(file), value))
-    });
-    let removed = fs::remove_dir(&child).map_err(|error| said("rmdir(2)", &child, &error));
-    tried.and(removed)
+/// Makes a cgroup at `place`, sets a limit, starts a process in it, removes it.
+fn try_child(
+    place: ControllerPlace,
+    (control, value): (&'static str, &'static str),
+    trial: &Trial<'_>,
+) -> Result<ControllerPlace, String> {
+    trial(&[TrialKind::Cgroup { place: place.clone(), control, value }])?;
+    Ok(place)
 }
 
 /// A file of a version 1 controller and a value that any child accepts.

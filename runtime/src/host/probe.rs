@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use rustix::process::Resource;
 
 use super::{cgroup, shown, subordinate};
-use crate::{Caller, Host, Probe};
+use crate::{Caller, ControllerPlace, Host, Probe};
 
 /// One thing that a child process tries.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +25,15 @@ pub enum TrialKind {
     Overlay,
     /// A system call filter that allows everything, after no_new_privs.
     Seccomp,
+    /// A new cgroup, a limit in it, and a process in it.
+    Cgroup {
+        /// Where it is made.
+        place: ControllerPlace,
+        /// The limit's file.
+        control: &'static str,
+        /// A value of it that any cgroup accepts.
+        value: &'static str,
+    },
     /// A BPF program that limits the devices of a new version 2 cgroup.
     DeviceProgram {
         /// The directory in which the cgroup is made.
@@ -66,7 +75,7 @@ pub fn probe_host(
     let privileged = attempt(&[TrialKind::Namespaces], "new namespaces as root", trial);
     let user_namespace =
         attempt(&[TrialKind::UserNamespace], "new namespaces in a user namespace", trial);
-    let mut cgroup = cgroup::probe(&mountinfo, &own_cgroups);
+    let mut cgroup = cgroup::probe(&mountinfo, &own_cgroups, trial);
     if privileged.works {
         cgroup::probe_device_program(&mut cgroup, trial);
     }
@@ -74,7 +83,7 @@ pub fn probe_host(
     let overlay = attempt(&[around, TrialKind::Overlay], "an overlay mount", trial);
     let seccomp = attempt(&[TrialKind::Seccomp], "a system call filter", trial);
     let root_links = shown::read_root_links();
-    let host_shown = shown::find_shown();
+    let (host_shown, host_copied) = shown::find_shown();
     let system = rustix::system::sysinfo();
     Ok(Host {
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
@@ -88,11 +97,15 @@ pub fn probe_host(
         rlimits_hard: rlimits_hard(),
         page_bytes: u64::try_from(rustix::param::page_size()).unwrap_or(4096),
         memory_bytes: total_memory(&system),
-        host_fingerprint: shown::fingerprint(&root_links, &host_shown, host_paths),
+        host_fingerprint: shown::fingerprint(
+            &root_links,
+            &[&host_shown[..], &host_copied, host_paths].concat(),
+        ),
         pythons: shown::find_pythons(host_paths),
         host_paths: host_paths.iter().filter(|path| path.is_dir()).cloned().collect(),
         root_links,
         host_shown,
+        host_copied,
         own_paths: Vec::new(),
     })
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
+use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -16,19 +17,17 @@ use sha2::{Digest, Sha256};
 const ROOT_NAMES: [&str; 6] = ["/bin", "/lib", "/lib32", "/lib64", "/libx32", "/sbin"];
 
 /// Files and directories of `/etc` that programs read and that say nothing about users, services
-/// or keys. Where distributions differ, all their names.
-const ETC_NAMES: [&str; 40] = [
+/// or keys. Where distributions differ, all their names. Not what only packages read when they are
+/// installed, such as `ld.so.conf.d` and `ca-certificates`: each directory is a mount of its own.
+const ETC_NAMES: [&str; 36] = [
     // Loader and links of packages.
     "alternatives",
     "ld.so.cache",
-    "ld.so.conf",
-    "ld.so.conf.d",
     "debian_version",
     "lsb-release",
     "os-release",
     "redhat-release",
     // Certificates of public authorities; the directories of private keys are beside them.
-    "ca-certificates",
     "crypto-policies",
     "pki/ca-trust/extracted",
     "pki/tls/cert.pem",
@@ -61,7 +60,6 @@ const ETC_NAMES: [&str; 40] = [
     "ImageMagick-6",
     "openmpi",
     "perl",
-    "python3",
     "vulkan",
 ];
 
@@ -86,15 +84,21 @@ pub(super) fn read_root_links() -> BTreeMap<PathBuf, PathBuf> {
     ROOT_NAMES.iter().filter_map(|name| link(name)).collect()
 }
 
+/// Largest file that is copied: the biggest of the usual ones, `/etc/mime.types`, is half of it.
+const COPY_BYTES_MAX: u64 = 128 * 1024;
+
 /// What is shown: `/usr`, names at `/` that are directories, and what there is of the list for
-/// `/etc`.
-pub(super) fn find_shown() -> Vec<PathBuf> {
+/// `/etc`; beside it, those of the list that are better copied.
+pub(super) fn find_shown() -> (Vec<PathBuf>, Vec<PathBuf>) {
     let real = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
     let of_root = ROOT_NAMES.iter().chain(&["/usr"]).map(PathBuf::from).filter(|path| real(path));
     let of_etc = ETC_NAMES.iter().map(|name| Path::new("/etc").join(name));
-    let mut all: Vec<PathBuf> = of_root.chain(of_etc.filter(|path| is_plain(path))).collect();
-    all.sort();
-    all
+    let (mut copied, bound): (Vec<PathBuf>, Vec<PathBuf>) =
+        of_etc.filter(|path| is_plain(path)).partition(|path| is_copied(path));
+    let mut shown: Vec<PathBuf> = of_root.chain(bound).collect();
+    shown.sort();
+    copied.sort();
+    (shown, copied)
 }
 
 /// A file or directory, also through a link that leads to one.
@@ -102,20 +106,37 @@ fn is_plain(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| found.is_file() || found.is_dir())
 }
 
+/// A small file that everybody may read: a copy of any other would be readable by more than it was.
+fn is_copied(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| {
+        let everybody = found.permissions().mode() & 0o004 != 0;
+        found.is_file() && everybody && found.len() <= COPY_BYTES_MAX
+    })
+}
+
+/// The bytes of a file that [`find_shown`] found to be copied.
+///
+/// # Errors
+/// It has gone, or has become larger than what is copied.
+pub(crate) fn read_copied(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(COPY_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > COPY_BYTES_MAX {
+        return Err(io::Error::other(format!("{} has grown", path.display())));
+    }
+    Ok(bytes)
+}
+
 /// SHA-256, as 64 hex digits, over names, inodes and times of what is shown and of the package
 /// databases. It changes when a package does; not with a file that somebody edits deep in `/usr`.
-pub(super) fn fingerprint(
-    links: &BTreeMap<PathBuf, PathBuf>,
-    shown: &[PathBuf],
-    host_paths: &[PathBuf],
-) -> String {
+pub(super) fn fingerprint(links: &BTreeMap<PathBuf, PathBuf>, shown: &[PathBuf]) -> String {
     let mut hash = Sha256::new();
     for (name, target) in links {
         hash_part(&mut hash, name);
         hash_part(&mut hash, target);
     }
     let databases = PACKAGE_DATABASES.iter().map(PathBuf::from);
-    for path in shown.iter().cloned().chain(host_paths.iter().cloned()).chain(databases) {
+    for path in shown.iter().cloned().chain(databases) {
         hash_part(&mut hash, &path);
         hash_part(&mut hash, Path::new(&stamp(&path)));
     }
@@ -134,7 +155,7 @@ fn hash_part(hash: &mut Sha256, part: &Path) {
 }
 
 /// Device, inode, size and times of what `path` leads to; empty if nothing.
-pub(super) fn stamp(path: &Path) -> String {
+pub(crate) fn stamp(path: &Path) -> String {
     let Ok(found) = fs::metadata(path) else { return String::new() };
     format!(
         "{}:{}:{}:{}.{}:{}.{}",
@@ -219,7 +240,7 @@ fn minor_version(name: &OsStr) -> Option<u32> {
 }
 
 /// The path of what `path` leads to, as the kernel tells it of a descriptor.
-fn real_path(path: &Path) -> Option<PathBuf> {
+pub(crate) fn real_path(path: &Path) -> Option<PathBuf> {
     use std::os::fd::AsRawFd;
     let opened = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
     fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd())).ok()
@@ -290,11 +311,29 @@ mod tests {
         let file = directory.path().join("a");
         fs::write(&file, "1").unwrap();
         let shown = [file.clone()];
-        let first = fingerprint(&BTreeMap::new(), &shown, &[]);
-        assert_eq!(first, fingerprint(&BTreeMap::new(), &shown, &[]));
+        let first = fingerprint(&BTreeMap::new(), &shown);
+        assert_eq!(first, fingerprint(&BTreeMap::new(), &shown));
         fs::write(&file, "12").unwrap();
-        assert_ne!(first, fingerprint(&BTreeMap::new(), &shown, &[]));
+        assert_ne!(first, fingerprint(&BTreeMap::new(), &shown));
         assert_eq!(first.len(), 64);
+    }
+
+    #[test]
+    fn only_small_files_that_everybody_may_read_are_copied() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("services");
+        fs::write(&file, "ssh 22/tcp").unwrap();
+        let mode = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        mode(0o644);
+        assert!(is_copied(&file));
+        assert_eq!(read_copied(&file).unwrap(), b"ssh 22/tcp");
+        mode(0o640);
+        assert!(!is_copied(&file), "a copy would be readable by more than the file is");
+        mode(0o644);
+        fs::write(&file, vec![0; 1 + usize::try_from(COPY_BYTES_MAX).unwrap()]).unwrap();
+        assert!(!is_copied(&file));
+        assert!(read_copied(&file).is_err(), "what has grown since is not cut off");
+        assert!(!is_copied(directory.path()));
     }
 
     #[test]

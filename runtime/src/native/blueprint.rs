@@ -66,7 +66,7 @@ pub(crate) fn steps(sandbox: &Sandbox, spec: &Spec, places: &Places<'_>) -> Vec<
         layers: places.layers,
         empty: &places.tools.join("empty"),
         cgroup: sandbox.cgroup.as_ref(),
-        callers: callers(sandbox),
+        callers: caller_mounts(sandbox),
         privileged: privileged(sandbox),
         groups: sandbox.identities.groups.as_deref(),
         maps_by_owner: maps_by_owner(sandbox).is_some(),
@@ -76,22 +76,12 @@ pub(crate) fn steps(sandbox: &Sandbox, spec: &Spec, places: &Places<'_>) -> Vec<
     translate::steps(spec, &setting)
 }
 
-/// Index of the descriptor and target of each of the caller's mounts, in the order in which steps
-/// number them.
-pub(crate) fn caller_mounts(sandbox: &Sandbox) -> impl Iterator<Item = (usize, &Path)> {
-    sandbox.mounts.iter().filter_map(|mount| match &mount.kind {
-        MountKind::Caller { descriptor, .. } => Some((*descriptor, mount.target.as_path())),
-        MountKind::Tmpfs { .. }
-        | MountKind::Proc
-        | MountKind::Devpts
-        | MountKind::Device
-        | MountKind::Mqueue => None,
-    })
-}
-
-fn callers(sandbox: &Sandbox) -> Vec<CallerMount<'_>> {
+/// The caller's mounts, numbered as steps name them.
+pub(crate) fn caller_mounts(sandbox: &Sandbox) -> Vec<CallerMount<'_>> {
     let mounts = sandbox.mounts.iter().filter_map(|mount| match &mount.kind {
-        MountKind::Caller { device, inode, .. } => Some((mount.target.as_path(), *device, *inode)),
+        MountKind::Caller { descriptor, device, inode, .. } => {
+            Some((mount.target.as_path(), *descriptor, *device, *inode))
+        }
         MountKind::Tmpfs { .. }
         | MountKind::Proc
         | MountKind::Devpts
@@ -100,9 +90,15 @@ fn callers(sandbox: &Sandbox) -> Vec<CallerMount<'_>> {
     });
     // The control socket is number 0 among the descriptors that travel.
     let numbered = (1..).zip(mounts);
-    let caller =
-        |(descriptor, (target, device, inode))| CallerMount { target, descriptor, device, inode };
-    numbered.map(caller).collect()
+    numbered
+        .map(|(descriptor, (target, came_as, device, inode))| CallerMount {
+            target,
+            came_as,
+            descriptor,
+            device,
+            inode,
+        })
+        .collect()
 }
 
 /// The maps that the owner writes, itself or by `newuidmap`. One line for the caller's own id is

@@ -66,20 +66,62 @@ pub(crate) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
-/// Starts a monitor and returns it with the socket to it.
-#[expect(clippy::disallowed_methods, reason = "this is the module that starts monitors")]
-pub(crate) fn spawn() -> io::Result<(Child, OwnedFd)> {
-    let (ours, theirs) = socket_pair()?;
-    // Resolved in the child, which has a copy of every descriptor until it executes.
-    let path = format!("/proc/self/fd/{}", program()?.as_raw_fd());
-    let child = Command::new(path)
-        .arg0("run-in-container-init")
-        .env_clear()
-        .stdout(Stdio::from(theirs.try_clone()?))
-        .stderr(Stdio::from(theirs.try_clone()?))
-        .stdin(Stdio::from(theirs))
-        .spawn()?;
-    Ok((child, ours))
+/// A monitor: the process that outlives its owner for as long as it takes to clear up. Dropping it
+/// ends its container and waits until nothing of it is left.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    process: Child,
+    /// Its end is the end of the container.
+    channel: Option<OwnedFd>,
+}
+
+impl Monitor {
+    /// Starts a monitor, which waits for steps.
+    #[expect(clippy::disallowed_methods, reason = "this is the module that starts monitors")]
+    pub(crate) fn spawn() -> io::Result<Monitor> {
+        let (ours, theirs) = socket_pair()?;
+        // Resolved in the child, which has a copy of every descriptor until it executes.
+        let path = format!("/proc/self/fd/{}", program()?.as_raw_fd());
+        let process = Command::new(path)
+            .arg0("run-in-container-init")
+            .env_clear()
+            .stdout(Stdio::from(theirs.try_clone()?))
+            .stderr(Stdio::from(theirs.try_clone()?))
+            .stdin(Stdio::from(theirs))
+            .spawn()?;
+        Ok(Monitor { process, channel: Some(ours) })
+    }
+
+    /// The socket to it.
+    pub(crate) fn channel(&self) -> &OwnedFd {
+        self.channel.as_ref().expect("only `drop` takes it")
+    }
+
+    /// Hands it the steps, init's end of the control socket, and the descriptors that steps name.
+    pub(crate) fn start(
+        &self,
+        steps: &[u8],
+        control: OwnedFd,
+        named: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        let memory = as_memory(steps)?;
+        let mut fds = vec![memory.as_fd(), control.as_fd()];
+        fds.extend_from_slice(named);
+        send(self.channel(), p::START, steps.len() as u64, &[], &fds)
+    }
+
+    /// Sends it a message that is nothing but its kind.
+    pub(crate) fn send(&self, kind: u64) -> io::Result<()> {
+        send(self.channel(), kind, 0, &[], &[])
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.channel = None;
+        // It is this process's child: nothing but it being reaped elsewhere can fail.
+        let _ = self.process.wait();
+    }
 }
 
 /// Sends a message with descriptors beside it.
@@ -107,7 +149,16 @@ pub(crate) fn send(
 
 /// Receives a message. `None`: the other side is gone.
 pub(crate) fn receive(socket: &OwnedFd) -> io::Result<Option<Message>> {
-    let mut bytes = vec![0; p::MESSAGE_BYTES + p::TEXT_BYTES_MAX];
+    // Looked at first: the longest message is a thousand times the usual one.
+    let peek = RecvFlags::PEEK | RecvFlags::TRUNC;
+    let length = rustix::io::retry_on_intr(|| {
+        rustix::net::recv(socket, &mut [0_u8; 0], peek).map(|(_, length)| length)
+    });
+    let length = match length {
+        Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+        length => length?.min(p::MESSAGE_BYTES + p::TEXT_BYTES_MAX),
+    };
+    let mut bytes = vec![0; length];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut beside = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC;
@@ -122,10 +173,11 @@ pub(crate) fn receive(socket: &OwnedFd) -> io::Result<Option<Message>> {
     if length < p::MESSAGE_BYTES {
         return Ok(None);
     }
+    bytes.truncate(length);
     let fd = beside.drain().find_map(|message| {
         if let RecvAncillaryMessage::ScmRights(mut fds) = message { fds.next() } else { None }
     });
-    let text = bytes[p::MESSAGE_BYTES..length].to_vec();
+    let text = bytes.split_off(p::MESSAGE_BYTES);
     let mut words = bytes.chunks_exact(8).map(|eight| {
         let mut word = [0; 8];
         word.copy_from_slice(eight);
@@ -135,17 +187,4 @@ pub(crate) fn receive(socket: &OwnedFd) -> io::Result<Option<Message>> {
     let mut numbers = [0; p::MESSAGE_WORDS - 1];
     numbers.fill_with(|| words.next().unwrap_or_default());
     Ok(Some(Message { kind, numbers, text, fd }))
-}
-
-/// Sends the steps, the control socket and the descriptors that steps name.
-pub(crate) fn send_start(
-    socket: &OwnedFd,
-    steps: &[u8],
-    control: &OwnedFd,
-    named: &[BorrowedFd<'_>],
-) -> io::Result<()> {
-    let memory = as_memory(steps)?;
-    let mut fds = vec![memory.as_fd(), control.as_fd()];
-    fds.extend_from_slice(named);
-    send(socket, p::START, steps.len() as u64, &[], &fds)
 }

@@ -1,5 +1,6 @@
 //! Compares what the kernel says of the first process with what was planned.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -31,11 +32,6 @@ fn differs(what: &str, planned: &str, found: Option<&str>) -> Option<Mismatch> {
 
 /// Lines of proc_pid_status(5).
 fn status(spec: &oci::Spec, text: &str, groups: Option<&[u32]>) -> Option<Mismatch> {
-    let lines: HashMap<&str, String> = text
-        .lines()
-        .filter_map(|line| line.split_once(':'))
-        .map(|(key, value)| (key, value.split_ascii_whitespace().collect::<Vec<_>>().join(" ")))
-        .collect();
     let user = spec.process().as_ref()?.user();
     let four = |id: u32| [id.to_string(), id.to_string(), id.to_string(), id.to_string()].join(" ");
     let none = "0000000000000000";
@@ -56,7 +52,14 @@ fn status(spec: &oci::Spec, text: &str, groups: Option<&[u32]>) -> Option<Mismat
         let words: Vec<String> = sorted.iter().map(u32::to_string).collect();
         planned.push(("Groups", words.join(" ")));
     }
-    planned.iter().find_map(|(key, value)| differs(key, value, lines.get(key).map(String::as_str)))
+    planned.iter().find_map(|(key, value)| differs(key, value, line(text, key).as_deref()))
+}
+
+/// The words behind `key:`, with one blank between.
+fn line(text: &str, key: &str) -> Option<String> {
+    let mut lines = text.lines().take_while(|line| !line.starts_with("Limit "));
+    let rest = lines.find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    Some(rest.split_ascii_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 /// Lines of proc_pid_limits(5).
@@ -98,12 +101,12 @@ fn limits_name(kind: oci::PosixRlimitType) -> &'static str {
 
 /// Lines of proc_pid_mountinfo(5): the last mount on a path is the one that shows.
 fn mounts(spec: &oci::Spec, text: &str) -> Option<Mismatch> {
-    let shown: HashMap<String, Vec<&str>> = text
+    let shown: HashMap<Cow<'_, str>, &str> = text
         .lines()
         .filter(|line| line.starts_with(|first: char| first.is_ascii_digit()))
         .filter_map(|line| {
             let mut fields = line.split(' ').skip(4);
-            Some((unescaped(fields.next()?), fields.next()?.split(',').collect()))
+            Some((unescaped(fields.next()?), fields.next()?))
         })
         .collect();
     let planned = spec.mounts().iter().flatten();
@@ -111,15 +114,17 @@ fn mounts(spec: &oci::Spec, text: &str) -> Option<Mismatch> {
     let all = planned.map(|mount| (mount.destination().as_path(), flags(mount)));
     let readonly = spec.linux().iter().flat_map(|linux| linux.readonly_paths().iter().flatten());
     let readonly = readonly.map(|path| (Path::new(path), vec!["ro"]));
-    let readonly = readonly.filter(|(path, _)| shown.contains_key(&*path.to_string_lossy()));
+    let readonly = readonly.filter(|(path, _)| shown.contains_key(&path.to_string_lossy()));
     std::iter::once(root).chain(all).chain(readonly).find_map(|(path, flags)| {
         let name = path.to_string_lossy();
-        let found = shown.get(name.as_ref());
-        let has = |flag: &&str| found.is_some_and(|found| found.contains(flag));
-        let missing = flags.iter().find(|flag| !has(flag));
-        let found = found.map_or("no mount".to_owned(), |found| found.join(","));
-        let planned = missing.copied().map(str::to_owned);
-        let planned = planned.or_else(|| (found == "no mount").then(|| "a mount".to_owned()))?;
+        let (planned, found) = match shown.get(&name) {
+            None => ("a mount", "no mount"),
+            Some(found) => {
+                let missing = |flag: &&&str| !found.split(',').any(|one| one == **flag);
+                (*flags.iter().find(missing)?, *found)
+            }
+        };
+        let (planned, found) = (planned.to_owned(), found.to_owned());
         Some(Mismatch { what: format!("mount {name}"), planned, found })
     })
 }
@@ -140,10 +145,12 @@ fn flags(mount: &oci::Mount) -> Vec<&'static str> {
 }
 
 /// Blank, tab, newline and backslash are written as three octal digits.
-fn unescaped(field: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-        .iter()
-        .fold(field.to_owned(), |text, (code, plain)| text.replace(code, plain))
+fn unescaped(field: &str) -> Cow<'_, str> {
+    if !field.contains('\\') {
+        return field.into();
+    }
+    let codes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
+    codes.iter().fold(field.to_owned(), |text, (code, plain)| text.replace(code, plain)).into()
 }
 
 #[cfg(test)]

@@ -162,9 +162,14 @@ impl Step {
             .number(0, attributes)
     }
 
-    /// Makes the root the only one.
+    /// Makes the root the root, and begins to let go of the old one.
     pub(crate) fn pivot() -> Step {
         Step::new(p::STEP_PIVOT, "pivot_root(2)".into())
+    }
+
+    /// Waits until the old root has been let go of.
+    pub(crate) fn detached() -> Step {
+        Step::new(p::STEP_DETACHED, "umount2(2) of the old root".into())
     }
 
     /// Names the machine as the sandbox sees it.

@@ -6,12 +6,14 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime as oci;
 use ric_images::Digest;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 
+use crate::host::read_copied;
 use crate::{MountKind, OWN_DIRECTORY, RootSource, Sandbox};
 
 /// What one path of the layer is.
@@ -30,6 +32,8 @@ pub(crate) enum Entry {
     Link(PathBuf),
     /// A mount point for what the machine has at this path: the same kind.
     LikeHost,
+    /// A copy of the machine's file at this path.
+    Copy,
 }
 
 /// Every path of the layer, without the leading slash, parents before children.
@@ -56,12 +60,15 @@ pub(crate) fn tree(sandbox: &Sandbox, spec: &oci::Spec, resolver: &str) -> Tree 
         add(&mut tree, Path::new(file), Entry::File(text));
     }
     add(&mut tree, Path::new("etc/resolv.conf"), Entry::File(resolver.to_owned()));
-    if let RootSource::Host { links, shown } = &sandbox.root {
+    if let RootSource::Host { links, shown, copied, python: _ } = &sandbox.root {
         for (link, target) in links {
             add(&mut tree, link, Entry::Link(target.clone()));
         }
         for path in shown {
             add(&mut tree, path, Entry::LikeHost);
+        }
+        for path in copied {
+            add(&mut tree, path, Entry::Copy);
         }
     }
     for mount in &sandbox.mounts {
@@ -136,9 +143,30 @@ fn account_files(sandbox: &Sandbox) -> [(&'static str, String); 4] {
     ]
 }
 
-/// What names a tree on disk: the digest of its paths and entries, and of `salt`.
+/// What names a tree on disk: the digest of its paths and entries, and of `salt`, which must change
+/// with whatever else the tree is made from.
 pub(crate) fn digest(tree: &Tree, salt: &str) -> Digest {
-    Digest::of(format!("{salt}\n{tree:?}").as_bytes())
+    let mut bytes = Vec::with_capacity(64 * 1024);
+    let mut put = |part: &[u8]| {
+        bytes.extend_from_slice(&part.len().to_le_bytes());
+        bytes.extend_from_slice(part);
+    };
+    put(salt.as_bytes());
+    for (path, entry) in tree {
+        put(path.as_os_str().as_bytes());
+        let (kind, content): (&[u8], &[u8]) = match entry {
+            Entry::Directory => (b"directory", b""),
+            Entry::Opaque => (b"opaque", b""),
+            Entry::Shared => (b"shared", b""),
+            Entry::File(text) => (b"file", text.as_bytes()),
+            Entry::Link(target) => (b"link", target.as_os_str().as_bytes()),
+            Entry::LikeHost => (b"like host", b""),
+            Entry::Copy => (b"copy", b""),
+        };
+        put(kind);
+        put(content);
+    }
+    Digest::of(&bytes)
 }
 
 /// Writes a tree into an empty directory.
@@ -153,14 +181,17 @@ pub(crate) fn write(tree: &Tree, root: BorrowedFd<'_>) -> io::Result<()> {
                 make_directory(&parent, name, DIRECTORY)?;
                 mark_opaque(&open_directory(parent.as_fd(), name)?)?;
             }
-            Entry::File(text) => write_file(&parent, name, text)?,
+            Entry::File(text) => write_file(&parent, name, text.as_bytes())?,
+            Entry::Copy => {
+                write_file(&parent, name, &read_copied(&Path::new("/").join(path))?)?;
+            }
             Entry::Link(target) => rustix::fs::symlinkat(target, &parent, name)?,
             Entry::LikeHost => {
                 let host = rustix::fs::stat(Path::new("/").join(path))?;
                 if FileType::from_raw_mode(host.st_mode) == FileType::Directory {
                     make_directory(&parent, name, DIRECTORY)?;
                 } else {
-                    write_file(&parent, name, "")?;
+                    write_file(&parent, name, b"")?;
                 }
             }
         }
@@ -189,11 +220,12 @@ fn make_directory(parent: &OwnedFd, name: &Path, mode: Mode) -> io::Result<()> {
     Ok(rustix::fs::chmodat(parent, name, mode, AtFlags::empty())?)
 }
 
-fn write_file(parent: &OwnedFd, name: &Path, text: &str) -> io::Result<()> {
+/// Writes a new file that everybody may read.
+pub(crate) fn write_file(parent: impl AsFd, name: &Path, bytes: &[u8]) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file = rustix::fs::openat(parent, name, flags, FILE)?;
     rustix::fs::fchmod(&file, FILE)?;
-    io::Write::write_all(&mut std::fs::File::from(file), text.as_bytes())
+    io::Write::write_all(&mut std::fs::File::from(file), bytes)
 }
 
 /// Overlayfs reads `user.overlay.opaque` with the mount option `userxattr`, which every root has.

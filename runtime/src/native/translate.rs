@@ -44,6 +44,8 @@ pub(crate) struct Setting<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CallerMount<'a> {
     pub(crate) target: &'a Path,
+    /// Its number among the descriptors that the caller gave.
+    pub(crate) came_as: usize,
     /// Its number among the descriptors that travel with the steps.
     pub(crate) descriptor: u64,
     pub(crate) device: u64,
@@ -247,6 +249,8 @@ fn process_steps(spec: &oci::Spec, setting: &Setting<'_>) -> Vec<Step> {
     steps.push(Step::drop_privileges());
     steps.push(Step::mkdir("/tmp/home", 0o700));
     steps.push(Step::seccomp(setting.filter));
+    // Last: it has had the time of all since the pivot.
+    steps.push(Step::detached());
     steps.push(Step::ready());
     steps
 }

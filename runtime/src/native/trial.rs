@@ -6,9 +6,10 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use super::devices;
-use super::steps::{self, Step};
+use super::monitor::{self, Monitor};
+use super::protocol;
+use super::steps::{self, Check, Step};
 use super::translate::flags;
-use super::{monitor, protocol};
 use crate::{Caller, TrialKind};
 
 /// A filter of one instruction: `BPF_RET | BPF_K` with `SECCOMP_RET_ALLOW` (linux/seccomp.h).
@@ -21,26 +22,29 @@ const ALLOW_ALL: [u8; 8] = [0x06, 0, 0, 0, 0, 0, 0xff, 0x7f];
 /// Which one failed and what the kernel said. Nothing is left behind.
 pub fn trial(caller: &Caller, kinds: &[TrialKind]) -> Result<(), String> {
     let said = |error: io::Error| format!("cannot make directories to try it with: {error}");
-    if !kinds.contains(&TrialKind::Overlay) {
-        return run(&plan(caller, Path::new("/"), kinds));
-    }
     let scratch = scratch().map_err(said)?;
-    let made = ["lower", "upper"].iter().try_for_each(|name| fs::create_dir(scratch.join(name)));
-    let tried = made.map_err(said).and_then(|()| run(&plan(caller, &scratch, kinds)));
+    let steps = plan(caller, &scratch, kinds);
+    if !kinds.contains(&TrialKind::Overlay) {
+        return run(&steps);
+    }
+    let all = ["", "lower", "upper"].map(|name| scratch.join(name));
+    let made = all.iter().try_for_each(|path| rustix::fs::mkdir(path, rustix::fs::Mode::RWXU));
+    let tried = made.map_err(|errno| said(errno.into())).and_then(|()| run(&steps));
     // The kernel has let go of it with the child; a leftover in /tmp would be all that is lost.
     let _ = fs::remove_dir_all(&scratch);
     tried
 }
 
-/// A new directory that nobody else can have prepared.
+/// A directory that is not there, of a name that nobody can foresee. Not named as containers are:
+/// whoever looks for those must not find a trial.
 fn scratch() -> io::Result<PathBuf> {
     let mut random = [0; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-    let name = format!("/tmp/run-in-container-trial-{:016x}", u64::from_le_bytes(random));
-    rustix::fs::mkdir(&name, rustix::fs::Mode::RWXU)?;
-    Ok(name.into())
+    let random = u64::from_le_bytes(random);
+    Ok(format!("/tmp/trial-of-run-in-container-{random:016x}").into())
 }
 
+/// `scratch` holds an overlay's directories; a cgroup gets its name.
 fn plan(caller: &Caller, scratch: &Path, kinds: &[TrialKind]) -> Vec<Step> {
     let all = flags::NEWNS
         | flags::NEWCGROUP
@@ -53,22 +57,44 @@ fn plan(caller: &Caller, scratch: &Path, kinds: &[TrialKind]) -> Vec<Step> {
         .map(|kind| match kind {
             TrialKind::Namespaces => all,
             TrialKind::UserNamespace => all | flags::NEWUSER,
-            TrialKind::Overlay | TrialKind::Seccomp | TrialKind::DeviceProgram { .. } => 0,
+            TrialKind::Cgroup { .. }
+            | TrialKind::DeviceProgram { .. }
+            | TrialKind::Overlay
+            | TrialKind::Seccomp => 0,
         })
         .fold(0, |a, b| a | b);
     let mut steps = Vec::new();
     let mut cgroup = None;
-    if let Some(TrialKind::DeviceProgram { parent }) = kinds.first() {
-        // Not named as containers are: whoever looks for those must not find a trial.
-        let own = parent.join(format!("trial-of-run-in-container-{}", std::process::id()));
-        steps.push(Step::cgroup_make(&own));
-        steps.push(Step::cgroup_devices(&own, &devices::program(&[])));
-        cgroup = Some(own);
+    let name = scratch.file_name().unwrap_or_default();
+    match kinds.first() {
+        Some(TrialKind::Cgroup { place, control, value }) => {
+            let own = place.parent.join(name);
+            steps.push(Step::cgroup_make(&own));
+            steps.push(Step::cgroup_set(&own.join(control), value, Check::No));
+            if place.unified {
+                cgroup = Some(own);
+            } else {
+                steps.push(Step::cgroup_join(&own));
+            }
+        }
+        Some(TrialKind::DeviceProgram { parent }) => {
+            let own = parent.join(name);
+            steps.push(Step::cgroup_make(&own));
+            steps.push(Step::cgroup_devices(&own, &devices::program(&[])));
+            cgroup = Some(own);
+        }
+        Some(
+            TrialKind::Namespaces
+            | TrialKind::UserNamespace
+            | TrialKind::Overlay
+            | TrialKind::Seccomp,
+        )
+        | None => {}
     }
     steps.push(Step::clone(namespaces, cgroup.as_deref(), false));
     for kind in kinds {
         match kind {
-            TrialKind::DeviceProgram { .. } => {}
+            TrialKind::Cgroup { .. } | TrialKind::DeviceProgram { .. } => {}
             TrialKind::Namespaces => steps.push(Step::private()),
             TrialKind::UserNamespace => {
                 let (uid, gid) = (caller.uid, caller.gid);
@@ -93,15 +119,11 @@ fn plan(caller: &Caller, scratch: &Path, kinds: &[TrialKind]) -> Vec<Step> {
 
 fn run(steps: &[Step]) -> Result<(), String> {
     let said = |error: io::Error| format!("cannot start a child to try it in: {error}");
-    let (mut child, channel) = monitor::spawn().map_err(said)?;
+    let monitor = Monitor::spawn().map_err(said)?;
     let (control, theirs) = monitor::socket_pair().map_err(said)?;
-    let bytes = steps::encode(steps);
-    let sent = monitor::send_start(&channel, &bytes, &theirs, &[]).map_err(said);
-    drop(theirs);
-    let tried = sent.and_then(|()| answer(&channel, steps)).and_then(|()| answer(&control, steps));
-    drop((control, channel));
-    let _ = child.wait();
-    tried
+    monitor.start(&steps::encode(steps), theirs, &[]).map_err(said)?;
+    answer(monitor.channel(), steps)?;
+    answer(&control, steps)
 }
 
 fn answer(socket: &OwnedFd, steps: &[Step]) -> Result<(), String> {

@@ -28,7 +28,7 @@ pub(super) fn to_mounts(
 ) -> Result<Vec<runtime::Mount>, SpecError> {
     let mut mounts = Vec::new();
     match &sandbox.root {
-        RootSource::Host { links: _, shown } => {
+        RootSource::Host { links: _, shown, copied: _, python: _ } => {
             mounts.extend(shown.iter().map(|path| bind(path, path, &READ_ONLY)));
         }
         RootSource::Layers => {}

@@ -19,6 +19,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("call_reports_how_a_function_ended", call_reports_endings),
         Case::new("call_hints_at_what_is_missing", call_hints_at_what_is_missing),
         Case::new("call_does_not_decode_a_pickle", call_does_not_decode_a_pickle),
+        Case::new("call_in_host_runs_the_worker_as_bytecode", call_runs_bytecode).people(EVERYONE),
         Case::new("call_without_python_in_the_image_says_so", call_without_python)
             .needs(&[Need::Busybox]),
     ];
@@ -61,6 +62,9 @@ def unserialisable():
 
 def missing():
     import no_such_module
+
+def started_as():
+    return open("/proc/self/cmdline").read().split("\0")
 "#;
 
 fn call(stage: &Stage, function: &str, flags: &[&str]) -> Result<Ran, Failed> {
@@ -160,6 +164,13 @@ fn call_does_not_decode_a_pickle(stage: &Stage) -> Result<(), Failed> {
     claim!(ran.answer.code != Some(0), "{}", ran.answer.told());
     claim!(ran.answer.stderr.contains("JSON"), "it does not say why: {}", ran.answer.stderr);
     Ok(())
+}
+
+/// The machine's own interpreter has compiled the worker for itself.
+fn call_runs_bytecode(stage: &Stage) -> Result<(), Failed> {
+    let ran = call(stage, "started_as", &[])?.expect_code(0)?;
+    claim!(ran.answer.stdout.contains("/run-in-container/worker.pyc"), "{}", ran.answer.told());
+    nothing_left(stage)
 }
 
 fn call_without_python(stage: &Stage) -> Result<(), Failed> {

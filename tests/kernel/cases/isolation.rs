@@ -20,6 +20,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("cannot_reach_a_process_of_its_own_user", cannot_reach_processes)
             .people(EVERYONE)
             .needs(python),
+        Case::new("sees_copies_of_small_files_of_the_machine", sees_copies).people(EVERYONE),
         Case::new("has_no_network_but_loopback", has_no_network_but_loopback)
             .people(EVERYONE)
             .needs(python),
@@ -47,6 +48,19 @@ pub(crate) fn cases() -> Vec<Case> {
 
 fn told<'a>(value: &'a Value, keys: &[&str]) -> &'a str {
     keys.iter().fold(value, |value, key| &value[*key]).as_str().unwrap_or("nothing")
+}
+
+/// What programs look up in `/etc` reads as on the machine, without being the machine's own file;
+/// what is larger than a file is mounted.
+fn sees_copies(stage: &Stage) -> Result<(), Failed> {
+    let look = "cat /etc/os-release; cat /proc/self/mountinfo >&2";
+    let ran = stage.cli(&["run", "--", "/bin/sh", "-c", look]).output()?.expect_code(0)?;
+    let machine = std::fs::read_to_string("/etc/os-release")?;
+    claim!(ran.answer.stdout == machine, "{}", ran.answer.told());
+    let mounts = &ran.answer.stderr;
+    claim!(!mounts.contains(" /etc/os-release "), "it is a mount: {mounts}");
+    claim!(mounts.contains(" /etc/ssl/certs "), "no control: {mounts}");
+    Ok(())
 }
 
 /// T22: signals, tracing and `/proc` do not reach a process of the same user on the machine.
@@ -85,7 +99,9 @@ fn has_no_network_but_loopback(stage: &Stage) -> Result<(), Failed> {
 
 /// T26: a segment of the machine is not there, and the host name is its own.
 fn cannot_see_ipc(stage: &Stage) -> Result<(), Failed> {
-    let key = 0x5249_4300 + std::process::id() % 0x100;
+    // Another for each person: both run at the same time, on one machine.
+    let person = if stage.person == Person::Root { 0 } else { 0x100 };
+    let key = 0x5249_4000 + person + std::process::id() % 0x100;
     let script = "import ctypes, sys; l = ctypes.CDLL(None); \
          i = l.shmget(int(sys.argv[1]), 4096, 0o1666); print(i, flush=True); sys.stdin.read(); \
          l.shmctl(i, 0, None)";

@@ -63,6 +63,22 @@ fn other_circumstances_are_probed_on_their_own() {
 }
 
 #[test]
+fn a_file_that_is_copied_and_changes_is_probed_over() {
+    let (directory, cache) = cache();
+    let file = directory.path().join("nsswitch.conf");
+    fs::write(&file, "hosts: files").unwrap();
+    let trial = |_: &[TrialKind]| Ok(());
+    let probed = cache.host(&me(), &[], &trial).unwrap();
+    let host = Host { host_copied: vec![file.clone()], ..probed };
+    let circumstances = circumstances(&me(), &[]).unwrap();
+    let name = file_name(&circumstances);
+    cache.write(&name, Entry { circumstances, copied: copied(&host), host }).unwrap();
+    assert!(!probes(&cache, &[]));
+    fs::write(&file, "hosts: files dns").unwrap();
+    assert!(probes(&cache, &[]));
+}
+
+#[test]
 fn corrupt_file_is_probed_over() {
     let (directory, cache) = cache();
     assert!(probes(&cache, &[]));

@@ -1,6 +1,12 @@
 //! What can be tested with plain directories in the place of cgroups.
 
 use super::*;
+use crate::Caller;
+
+fn me() -> Caller {
+    let uid = rustix::process::geteuid().as_raw();
+    Caller { uid, gid: rustix::process::getegid().as_raw(), groups: Vec::new(), name: None }
+}
 
 /// A hierarchy of plain files: levels `a` and `a/b`, the second the own one.
 fn hierarchy(files: &[(&str, &str)]) -> (tempfile::TempDir, Own) {
@@ -81,16 +87,20 @@ fn plain_directory_is_not_taken_for_a_cgroup() {
 }
 
 #[test]
-fn failed_try_leaves_nothing() {
-    let (_top, own) = hierarchy(&[]);
-    let why = try_child(&own.directory, "tasks", &[("memory.limit_in_bytes", "-1")]).unwrap_err();
-    assert!(why.starts_with("open(2) "), "{why}");
-    assert_eq!(fs::read_dir(&own.directory).unwrap().count(), 0);
+fn what_a_trial_says_is_why_a_controller_is_unusable() {
+    let (top, own) = hierarchy(&[]);
+    let place = ControllerPlace { unified: false, parent: own.directory };
+    let control = control_v1(Controller::Memory);
+    let why = try_child(place, control, &|kinds| crate::trial(&me(), kinds)).unwrap_err();
+    assert!(why.contains("write(2) of 0 to ") && why.contains("/tasks: No such file"), "{why}");
+    let left = fs::read_dir(top.path().join("a/b")).unwrap().count();
+    assert_eq!(left, 0, "a failed trial leaves nothing");
 }
 
 #[test]
 fn hierarchy_that_is_not_there_is_unusable_with_a_reason() {
-    let found = probe("1 0 0:1 / /nowhere rw - cgroup cgroup rw,memory\n", "4:memory:/\n");
+    let mountinfo = "1 0 0:1 / /nowhere rw - cgroup cgroup rw,memory\n";
+    let found = probe(mountinfo, "4:memory:/\n", &|_| unreachable!("there is nothing to try"));
     assert_eq!(found.version, CgroupVersion::V1);
     assert!(found.controllers.is_empty());
     assert!(found.unusable[&Controller::Memory].starts_with("statfs(2) /nowhere: "));
