@@ -89,10 +89,8 @@ sys.stdout.buffer.write(MAGIC_NUMBER + bytes(12) + marshal.dumps(code))
 /// Bytecode of the worker for `python`; `None` if it is not the administrator's own or cannot.
 #[expect(clippy::disallowed_methods, reason = "runs the machine's interpreter on our own text")]
 fn compile(python: &Path) -> Option<Vec<u8>> {
-    if !is_administrators(python) {
-        return None;
-    }
-    let mut child = Command::new(python)
+    // By its real path: a link could lead elsewhere by the time it is followed again.
+    let mut child = Command::new(find_administrators(python)?)
         // Isolated, and without the modules that an installation adds: nothing but ours is run.
         .args(["-I", "-S", "-c", COMPILE, &format!("{OWN_DIRECTORY}/{TEXT}")])
         .env_clear()
@@ -109,13 +107,13 @@ fn compile(python: &Path) -> Option<Vec<u8>> {
         .then_some(output.stdout)
 }
 
-/// Whether nobody but root can have put this program where it is.
-fn is_administrators(program: &Path) -> bool {
-    let Some(real) = real_path(program) else { return false };
-    real.starts_with("/usr")
-        && real.ancestors().all(|path| {
-            fs::metadata(path).is_ok_and(|found| found.uid() == 0 && found.mode() & 0o022 == 0)
-        })
+/// The real path of a program below `/usr`, if nobody but root can have put it there.
+fn find_administrators(program: &Path) -> Option<PathBuf> {
+    let real = real_path(program)?;
+    let of_root = |path: &Path| {
+        fs::metadata(path).is_ok_and(|found| found.uid() == 0 && found.mode() & 0o022 == 0)
+    };
+    (real.starts_with("/usr") && real.ancestors().all(of_root)).then_some(real)
 }
 
 #[cfg(test)]
@@ -147,6 +145,6 @@ mod tests {
         fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         assert_eq!(compile(&program), None);
         assert!(!told.exists(), "it was run");
-        assert!(is_administrators(Path::new("/usr/bin/env")), "the control");
+        assert!(find_administrators(Path::new("/usr/bin/env")).is_some(), "the control");
     }
 }
