@@ -46,7 +46,12 @@ pub(crate) fn tree(sandbox: &Sandbox, spec: &oci::Spec, resolver: &str) -> Tree 
         add(&mut tree, Path::new(directory), Entry::Directory);
     }
     add(&mut tree, Path::new(OWN_DIRECTORY), Entry::Directory);
-    tree.insert("dev".into(), Entry::Opaque);
+    let dev = match sandbox.root {
+        RootSource::Layers => Entry::Opaque,
+        // Nothing lies below.
+        RootSource::Host { .. } => Entry::Directory,
+    };
+    tree.insert("dev".into(), dev);
     for (link, target) in [
         ("dev/fd", "/proc/self/fd"),
         ("dev/stdin", "/proc/self/fd/0"),
@@ -230,7 +235,14 @@ pub(crate) fn write_file(parent: impl AsFd, name: &Path, bytes: &[u8]) -> io::Re
 
 /// Overlayfs reads `user.overlay.opaque` with the mount option `userxattr`, which every root has.
 fn mark_opaque(directory: &OwnedFd) -> io::Result<()> {
-    Ok(rustix::fs::fsetxattr(directory, "user.overlay.opaque", b"y", XattrFlags::empty())?)
+    let name = "user.overlay.opaque";
+    match rustix::fs::fsetxattr(directory, name, b"y", XattrFlags::empty()) {
+        Err(rustix::io::Errno::OPNOTSUPP) => Err(io::Error::other(
+            "the store's filesystem has no user extended attributes, which overlayfs needs; \
+             choose another place with `--store`",
+        )),
+        marked => Ok(marked?),
+    }
 }
 
 /// The first path of the tree on whose way, or in whose place, the image has something that is not
