@@ -1,5 +1,5 @@
-//! The second implementation that judges the tests: the same claims about the same decision, carried
-//! out by runc.
+//! The second implementation that judges the tests: the same claims about the same decision,
+//! carried out by runc.
 //!
 //! What runc is given is the very spec of the native engine (`ric_runtime::oci`), on the very top
 //! layer that the native engine made. A claim that only our own engine fulfils says something about

@@ -22,12 +22,19 @@ mod world;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use signal_hook::consts::SIGINT;
 
 use world::World;
 
 fn main() -> ExitCode {
+    // Whoever starts the tests in the background has SIGINT ignored, and what they start would go
+    // on ignoring it. A handler is not inherited: programs start with the default.
+    let always = Arc::new(AtomicBool::new(true));
+    signal_hook::flag::register_conditional_shutdown(SIGINT, 130, always)
+        .expect("a handler of SIGINT can always be set");
     let arguments = Arguments::from_args();
     let world = match World::new() {
         Ok(world) => Arc::new(world),
