@@ -100,7 +100,12 @@ pub(crate) fn resolve(error: &ResolveError) -> Failure {
 pub(crate) fn is_not_there(error: &ResolveError) -> bool {
     let ResolveError::Source { source, .. } = error else { return false };
     let SourceError::Registry { source, .. } = source.as_ref() else { return false };
-    matches!(source, RegistryError::NotFound { .. } | RegistryError::Unauthorized { .. })
+    matches!(
+        source,
+        RegistryError::NotFound { .. }
+            | RegistryError::Unauthorized { .. }
+            | RegistryError::Refused { .. }
+    )
 }
 
 /// The image's layers cannot be brought onto disk.

@@ -1,10 +1,11 @@
-//! Where this user's images are kept. The only part of the program that reads the environment.
+//! Where this user's images are kept, and credentials for registries. The only part of the program
+//! that reads the environment.
 
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ric_images::{default_root, is_local_filesystem};
+use ric_images::{CredentialFiles, default_root, is_local_filesystem};
 use rustix::fs::Access;
 
 /// The directory of images: the one that is named, made absolute, else this user's.
@@ -16,6 +17,38 @@ pub(crate) fn store_root(named: Option<&Path>) -> io::Result<PathBuf> {
     let data_home = std::env::var_os("XDG_DATA_HOME");
     let home = std::env::var_os("HOME");
     Ok(usual_root(data_home, home))
+}
+
+/// Where `docker login` and `podman login` have kept this user's credentials. Nothing is looked at.
+#[expect(clippy::disallowed_methods, reason = "libraries get what the environment says from here")]
+pub(crate) fn credentials() -> CredentialFiles {
+    let uid = rustix::process::geteuid().as_raw();
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    CredentialFiles {
+        files: usual_credentials(uid, |name| std::env::var_os(name)),
+        helper_folders: std::env::split_paths(&search).collect(),
+        ..CredentialFiles::default()
+    }
+}
+
+/// The files in the order of containers-auth.json(5). One named by `REGISTRY_AUTH_FILE` is the only
+/// one, as it is for podman and skopeo.
+fn usual_credentials(uid: u32, variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let variable = |name: &str| variable(name).filter(|text| !text.is_empty()).map(PathBuf::from);
+    if let Some(named) = variable("REGISTRY_AUTH_FILE") {
+        return vec![named];
+    }
+    let below_home = |folder: &str| variable("HOME").map(|home| home.join(folder));
+    let runtime = match variable("XDG_RUNTIME_DIR") {
+        Some(runtime) => runtime.join("containers"),
+        None => PathBuf::from(format!("/run/containers/{uid}")),
+    };
+    let config = variable("XDG_CONFIG_HOME").or_else(|| below_home(".config"));
+    let docker = variable("DOCKER_CONFIG").or_else(|| below_home(".docker"));
+    let mut files = vec![runtime.join("auth.json")];
+    files.extend(config.map(|config| config.join("containers/auth.json")));
+    files.extend(docker.map(|docker| docker.join("config.json")));
+    files
 }
 
 /// Whether a store has been made in `root`: an OCI layout has this file (image-spec v1.1,
@@ -48,6 +81,31 @@ mod tests {
     fn what_is_named_wins_and_is_absolute() {
         assert_eq!(store_root(Some(Path::new("/a/b"))).unwrap(), PathBuf::from("/a/b"));
         assert!(store_root(Some(Path::new("b"))).unwrap().is_absolute());
+    }
+
+    #[test]
+    fn credentials_are_where_docker_and_podman_keep_them() {
+        let files = |variables: &[(&str, &str)]| {
+            let found = |name: &str| variables.iter().find(|(key, _)| *key == name);
+            usual_credentials(7, |name| found(name).map(|(_, value)| value.into()))
+        };
+        let paths = |paths: &[&str]| paths.iter().map(PathBuf::from).collect::<Vec<_>>();
+        let of_home = [
+            "/run/containers/7/auth.json",
+            "/h/.config/containers/auth.json",
+            "/h/.docker/config.json",
+        ];
+        assert_eq!(files(&[("HOME", "/h"), ("DOCKER_CONFIG", "")]), paths(&of_home));
+        let all = [
+            ("HOME", "/h"),
+            ("XDG_RUNTIME_DIR", "/r"),
+            ("XDG_CONFIG_HOME", "/c"),
+            ("DOCKER_CONFIG", "/d"),
+        ];
+        let of_all = ["/r/containers/auth.json", "/c/containers/auth.json", "/d/config.json"];
+        assert_eq!(files(&all), paths(&of_all));
+        assert_eq!(files(&[("HOME", "/h"), ("REGISTRY_AUTH_FILE", "/f")]), paths(&["/f"]));
+        assert_eq!(files(&[]), paths(&["/run/containers/7/auth.json"]));
     }
 
     /// `/proc` cannot be written by anybody, root included.

@@ -6,7 +6,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use ric_images::{
-    Access, Form, Image, Limits, Manifest, Progress, Reference, Silent, Store, Timeouts,
+    Access, CredentialFiles, Form, Image, Limits, Manifest, Progress, Reference, Silent, Store,
+    Timeouts,
 };
 use ric_policies::{Authority, Loaded, Policy, SITE_FILE};
 use ric_runtime::{
@@ -26,6 +27,7 @@ pub(crate) struct Session {
     store_root: PathBuf,
     /// `None` until something must be kept: a task that is refused leaves no store behind.
     store: Option<Store>,
+    credentials: CredentialFiles,
     limits: Limits,
 }
 
@@ -48,7 +50,8 @@ impl Session {
             if places::is_store(&store_root) { Some(open_store(&store_root)?) } else { None };
         let mut host = read_host(caller, &policy)?;
         host.own_paths.push(store_root.clone());
-        Ok(Self { policy, host, store_root, store, limits: Limits::default() })
+        let credentials = places::credentials();
+        Ok(Self { policy, host, store_root, store, credentials, limits: Limits::default() })
     }
 
     /// Makes the store that running needs. `true`: it was not there, so that what was resolved is
@@ -129,6 +132,7 @@ impl Session {
         Access {
             store: self.store.as_ref(),
             plain_hosts,
+            credentials: &self.credentials,
             host_fingerprint: &self.host.host_fingerprint,
             limits: &self.limits,
             timeouts: Timeouts::default(),

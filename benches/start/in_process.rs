@@ -5,7 +5,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use ric_images::{Access, Image, Limits, Reference, Silent, Store, Timeouts};
+use ric_images::{Access, CredentialFiles, Image, Limits, Reference, Silent, Store, Timeouts};
 use ric_policies::Policy;
 use ric_runtime::{
     Caller, Container, Host, Plan, Status, Stream, Streams, Task, WorkAsk, admit, probe_host, trial,
@@ -51,6 +51,7 @@ impl Ready {
         let access = Access {
             store: Some(&store),
             plain_hosts: &[],
+            credentials: &CredentialFiles::default(),
             host_fingerprint: &host.host_fingerprint,
             limits: &limits,
             timeouts: Timeouts::default(),

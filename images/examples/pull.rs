@@ -7,7 +7,7 @@ use std::error::Error;
 use std::io::Write;
 use std::path::Path;
 
-use ric_images::{Access, Form, Limits, Silent, Store, Timeouts, ensure, resolve};
+use ric_images::{Access, CredentialFiles, Form, Limits, Silent, Store, Timeouts, ensure, resolve};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -19,6 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let access = Access {
         store: Some(&store),
         plain_hosts: &plain_hosts,
+        credentials: &CredentialFiles::default(),
         host_fingerprint: "",
         limits: &Limits::default(),
         timeouts: Timeouts::default(),

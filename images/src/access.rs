@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::source::Network;
-use crate::{Digest, Limits, Store, Timeouts};
+use crate::{CredentialFiles, Digest, Limits, Store, Timeouts};
 
 /// What the caller grants: this crate knows no policy, reads no environment and opens no store by
 /// itself.
@@ -14,6 +14,8 @@ pub struct Access<'a> {
     /// Registries, `HOST` or `HOST:PORT`, that may be spoken to in plain HTTP. All others are
     /// spoken to in TLS.
     pub plain_hosts: &'a [String],
+    /// What a registry that asks who is there is shown. They are looked at no earlier.
+    pub credentials: &'a CredentialFiles,
     /// What `host:` is on this machine; becomes its [`Identity`](crate::Identity).
     pub host_fingerprint: &'a str,
     /// How much a layer may unpack to.
@@ -36,7 +38,11 @@ impl fmt::Debug for Access<'_> {
 
 impl<'a> Access<'a> {
     pub(crate) fn network(&self) -> Network<'a> {
-        Network { plain_hosts: self.plain_hosts, timeouts: self.timeouts }
+        Network {
+            plain_hosts: self.plain_hosts,
+            credentials: self.credentials,
+            timeouts: self.timeouts,
+        }
     }
 }
 

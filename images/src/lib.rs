@@ -3,6 +3,7 @@
 //! Depends on nothing of ours; knows nothing of policies, tasks or namespaces.
 
 mod access;
+mod credentials;
 mod digest;
 mod document;
 mod image;
@@ -18,6 +19,7 @@ mod source;
 mod store;
 
 pub use access::{Access, Progress, Silent};
+pub use credentials::{CredentialError, CredentialFiles};
 pub use digest::{BlobFault, Digest, DigestError, Verified};
 pub use document::ManifestError;
 pub use image::{Form, Image};

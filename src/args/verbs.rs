@@ -156,6 +156,11 @@ pub(crate) enum ImagesVerb {
 }
 
 /// Fetch and unpack images into the store, and print their digests
+///
+/// A registry that wants to know who you are is shown what `podman login` or `docker login` has
+/// written: in $REGISTRY_AUTH_FILE alone if that is set, else in
+/// $XDG_RUNTIME_DIR/containers/auth.json, ~/.config/containers/auth.json and ~/.docker/config.json,
+/// with their credential helpers.
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
     /// Images, as for `run --image`

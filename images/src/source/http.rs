@@ -11,7 +11,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{self, HeaderMap, HeaderValue};
@@ -136,6 +136,14 @@ pub(super) struct Http {
     tls: OnceLock<Option<Arc<ClientConfig>>>,
 }
 
+/// What is asked for, besides where.
+#[derive(Clone, Copy)]
+pub(super) struct Ask<'a> {
+    pub(super) accept: &'a str,
+    /// A form to post; without one it is a GET.
+    pub(super) form: Option<&'a str>,
+}
+
 /// An answer whose head has come.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
@@ -159,10 +167,10 @@ impl Http {
     }
 
     /// Asks for `url` and waits for the head of the answer. Redirects are answers.
-    pub(super) fn get(
+    pub(super) fn send(
         &self,
         url: &Url,
-        accept: &str,
+        ask: Ask<'_>,
         authorization: Option<&HeaderValue>,
     ) -> Result<Answer, HttpError> {
         let host = url.authority();
@@ -173,16 +181,22 @@ impl Http {
             host: host.clone(),
             source,
         };
-        let mut request = Request::get(&url.path)
+        let request = match ask.form {
+            None => Request::get(&url.path),
+            Some(_) => Request::post(&url.path)
+                .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded"),
+        };
+        let mut request = request
             .header(header::HOST, &host)
             .header(header::USER_AGENT, concat!("run-in-container/", env!("CARGO_PKG_VERSION")))
             // A blob's digest is of the bytes as stored: no encoding may come in between.
             .header(header::ACCEPT_ENCODING, "identity")
-            .header(header::ACCEPT, accept);
+            .header(header::ACCEPT, ask.accept);
         if let Some(authorization) = authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
-        let request = request.body(Empty::new()).map_err(|error| broken(error.into()))?;
+        let body = Full::from(ask.form.unwrap_or_default().to_owned());
+        let request = request.body(body).map_err(|error| broken(error.into()))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| broken(error.into()))?;
         let stream = self.connect(url)?;
@@ -190,10 +204,10 @@ impl Http {
             let stream = tokio::net::TcpStream::from_std(stream);
             let stream = stream.map_err(|error| broken(error.into()))?;
             if url.plain {
-                return self.send(&host, stream, request).await;
+                return self.exchange(&host, stream, request).await;
             }
             let stream = self.start_tls(url, stream).await?;
-            self.send(&host, stream, request).await
+            self.exchange(&host, stream, request).await
         })?;
         let (head, incoming) = answer.into_parts();
         let body = Body::new(runtime, incoming, host, self.timeouts);
@@ -239,11 +253,11 @@ impl Http {
         }
     }
 
-    async fn send(
+    async fn exchange(
         &self,
         host: &str,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        request: Request<Empty<Bytes>>,
+        request: Request<Full<Bytes>>,
     ) -> Result<hyper::Response<Incoming>, HttpError> {
         let exchange = async {
             let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
@@ -336,7 +350,7 @@ mod tests {
         let server = std::thread::spawn(move || serve_one(&listener));
         let http = Http::new(&[], Timeouts::default());
         http.tls.set(trust(roots)).unwrap();
-        let answer = http.get(&Url::parse(&url).unwrap(), "*/*", None);
+        let answer = http.send(&Url::parse(&url).unwrap(), Ask { accept: "*/*", form: None }, None);
         let body = answer.and_then(|answer| answer.body.read_small(10));
         server.join().unwrap();
         body

@@ -12,7 +12,9 @@ mod directory;
 mod docker_archive;
 mod http;
 mod layout;
+mod login;
 mod registry;
+mod registry_error;
 mod token;
 mod url;
 
@@ -20,10 +22,10 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 pub use http::{HttpError, Timeouts};
-pub use registry::RegistryError;
+pub use registry_error::RegistryError;
 
 use crate::document::{DOCUMENT_BYTES_MAX, Descriptor, ManifestError};
-use crate::{Digest, LayerDescriptor, Reference, Verified};
+use crate::{CredentialFiles, Digest, LayerDescriptor, Reference, Verified};
 
 /// An opened place that images come from.
 pub(crate) trait Source: Send + Sync {
@@ -186,6 +188,7 @@ impl SourceError {
 pub(crate) struct Network<'a> {
     /// Hosts, with port if it is not 80, that may be spoken to in plain HTTP.
     pub(crate) plain_hosts: &'a [String],
+    pub(crate) credentials: &'a CredentialFiles,
     pub(crate) timeouts: Timeouts,
 }
 

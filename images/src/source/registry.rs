@@ -1,8 +1,8 @@
-//! An image in a registry (`docker://`), read anonymously.
+//! An image in a registry (`docker://`).
 //!
-//! OCI distribution-spec v1.1, "Pull". A registry that wants a token is asked for one that anybody
-//! may have. Redirects are followed a few times, never from HTTPS to a plain host that is not
-//! listed, and without the token when they lead to another host. Resuming and waiting longer
+//! OCI distribution-spec v1.1, "Pull". A registry that refuses is shown what `login` has for it,
+//! once a request. Redirects are followed a few times, never from HTTPS to a plain host that is not
+//! listed, and without credentials when they lead to another host. Resuming and waiting longer
 //! between tries belong in [`try_again`], the one place that asks again.
 
 use std::io::Read;
@@ -14,8 +14,9 @@ use hyper::StatusCode;
 use hyper::header::{self, HeaderMap, HeaderValue};
 
 use super::body::{Body, error_message};
-use super::http::{Answer, Http, HttpError};
-use super::token::{Challenge, authorization};
+use super::http::{Answer, Ask, Http};
+use super::login::Login;
+use super::registry_error::RegistryError;
 use super::url::Url;
 use super::{Network, Source, SourceError, Top};
 use crate::document::{ACCEPTED, DOCUMENT_BYTES_MAX, Descriptor};
@@ -32,123 +33,17 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// Redirects that are followed: registries need one or two.
 const REDIRECTS_MAX: usize = 5;
 
-/// Most bytes of a token service's answer; tokens have a few thousand.
-const TOKEN_BYTES_MAX: u64 = 256 << 10;
-
 /// Where Docker Hub's registry is (moby `registry.DefaultV2Registry`).
 const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
-
-/// Why a registry did not give an image.
-#[derive(Debug, thiserror::Error)]
-pub enum RegistryError {
-    /// No answer came, or it broke off.
-    #[error("cannot get {url}")]
-    Http {
-        /// What was asked for.
-        url: String,
-        /// Why.
-        source: HttpError,
-    },
-    /// It is not there. The user must name another.
-    #[error("the registry has no {what}")]
-    NotFound {
-        /// What was asked for.
-        what: String,
-    },
-    /// Not for everybody. The user needs credentials, which this version cannot take.
-    #[error("the registry gives {what} only to those who log in, or has none: {message}")]
-    Unauthorized {
-        /// What was asked for.
-        what: String,
-        /// What the registry says.
-        message: String,
-    },
-    /// Any other refusal. The registry's operator must act, or time may help.
-    #[error("the registry answered {status} to {url}: {message}")]
-    Status {
-        /// HTTP status.
-        status: u16,
-        /// What was asked for.
-        url: String,
-        /// What the registry says.
-        message: String,
-    },
-    /// The token service's answer has no usable token.
-    #[error("the token service {host} gave no usable token")]
-    Token {
-        /// Host and port.
-        host: String,
-    },
-    /// A redirect that leads nowhere sensible.
-    #[error("{url} leads to `{location}`, which is not followed")]
-    Redirect {
-        /// What was asked for.
-        url: String,
-        /// The `Location` header, made fit to be shown.
-        location: String,
-    },
-    /// The document is not the one that was asked for.
-    #[error("the registry sent another document for {what}")]
-    Document {
-        /// What was asked for.
-        what: String,
-        /// How it differs.
-        source: BlobFault,
-    },
-    /// The document is larger than any real one.
-    #[error("{what} has more than {DOCUMENT_BYTES_MAX} bytes")]
-    TooLarge {
-        /// What was asked for.
-        what: String,
-    },
-}
-
-impl RegistryError {
-    /// A way out, where there is an obvious one.
-    pub(super) fn hint(&self, host: &str) -> Option<String> {
-        match self {
-            RegistryError::Http { source: HttpError::NotTls { .. }, .. } => Some(format!(
-                "if {host} is meant to be reached in plain HTTP, the site's policy must list it \
-                 under `registries: insecure:`"
-            )),
-            RegistryError::Http { source: HttpError::PlainHttp { host }, .. } => Some(format!(
-                "the site's policy would have to list {host} under `registries: insecure:`"
-            )),
-            RegistryError::Unauthorized { .. } => {
-                Some("`skopeo copy` can log in and write an archive that is read here".to_owned())
-            }
-            RegistryError::Http { .. }
-            | RegistryError::NotFound { .. }
-            | RegistryError::Status { .. }
-            | RegistryError::Token { .. }
-            | RegistryError::Redirect { .. }
-            | RegistryError::Document { .. }
-            | RegistryError::TooLarge { .. } => None,
-        }
-    }
-
-    /// Whether asking once more may help.
-    fn may_pass(&self) -> bool {
-        match self {
-            RegistryError::Http { source, .. } => source.may_pass(),
-            RegistryError::Status { status, .. } => matches!(status, 429 | 500..=599),
-            RegistryError::NotFound { .. }
-            | RegistryError::Unauthorized { .. }
-            | RegistryError::Token { .. }
-            | RegistryError::Redirect { .. }
-            | RegistryError::Document { .. }
-            | RegistryError::TooLarge { .. } => false,
-        }
-    }
-}
 
 /// A repository of a registry.
 pub(super) struct Registry {
     http: Http,
     name: RegistryName,
     base: Url,
-    /// The token that was last accepted or is about to be tried.
-    token: Mutex<Option<HeaderValue>>,
+    login: Login,
+    /// What was last accepted or is about to be tried.
+    authorization: Mutex<Option<HeaderValue>>,
 }
 
 impl Registry {
@@ -164,13 +59,14 @@ impl Registry {
         let port = port.unwrap_or(if plain { 80 } else { 443 });
         let path = format!("/v2/{}", name.repository);
         let base = Url { plain, host: host.to_owned(), port, path };
-        Registry { http, name: name.clone(), base, token: Mutex::new(None) }
+        let login = Login::new(name, network);
+        Registry { http, name: name.clone(), base, login, authorization: Mutex::new(None) }
     }
 
     /// Asks for `path` below the repository, again if that may help.
     fn get(&self, path: &str, what: &str) -> Result<Answer, RegistryError> {
         let url = self.url_of(path);
-        try_again(|| self.get_with_token(&url, "*/*", what))
+        try_again(|| self.get_with_login(&url, "*/*", what))
     }
 
     /// As [`Registry::get`], with the whole body: a document of at most [`DOCUMENT_BYTES_MAX`]
@@ -182,7 +78,7 @@ impl Registry {
     ) -> Result<(Vec<u8>, Option<String>), RegistryError> {
         let url = self.url_of(path);
         try_again(|| {
-            let answer = self.get_with_token(&url, &ACCEPTED.join(", "), what)?;
+            let answer = self.get_with_login(&url, &ACCEPTED.join(", "), what)?;
             let media_type = media_type(&answer.headers);
             let bytes = answer.body.read_small(DOCUMENT_BYTES_MAX);
             let bytes =
@@ -198,15 +94,18 @@ impl Registry {
         Url { path: format!("{}/{path}", self.base.path), ..self.base.clone() }
     }
 
-    fn get_with_token(&self, url: &Url, accept: &str, what: &str) -> Result<Answer, RegistryError> {
-        let token = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut answer = self.follow(url, accept, token.as_ref())?;
-        if answer.status == StatusCode::UNAUTHORIZED {
-            // None yet, or it has expired: one more, and only one.
-            if let Some(token) = self.fetch_token(&answer.headers, token.as_ref())? {
-                answer = self.follow(url, accept, Some(&token))?;
+    fn get_with_login(&self, url: &Url, accept: &str, what: &str) -> Result<Answer, RegistryError> {
+        let ask = Ask { accept, form: None };
+        let used = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut got = follow(&self.http, url, ask, used.as_ref())?;
+        // Another host's wish to see credentials is not this registry's.
+        if got.answer.status == StatusCode::UNAUTHORIZED && got.url.has_origin_of(&self.base) {
+            // Nothing was shown yet, or it has expired: one more, and only one.
+            if let Some(new) = self.log_in(&got.answer.headers, used.as_ref())? {
+                got = follow(&self.http, url, ask, Some(&new))?;
             }
         }
+        let Followed { url, answer } = got;
         if answer.status == StatusCode::OK {
             return Ok(answer);
         }
@@ -214,8 +113,8 @@ impl Registry {
         let message = error_message(answer.body);
         Err(match status {
             StatusCode::NOT_FOUND => RegistryError::NotFound { what: what.to_owned() },
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                RegistryError::Unauthorized { what: what.to_owned(), message }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if url.has_origin_of(&self.base) => {
+                self.login.refusal(what.to_owned(), message)
             }
             status => {
                 RegistryError::Status { status: status.as_u16(), url: url.to_string(), message }
@@ -223,64 +122,22 @@ impl Registry {
         })
     }
 
-    /// Gets `url`, and what it redirects to. The token goes to the registry's own host alone.
-    fn follow(
-        &self,
-        url: &Url,
-        accept: &str,
-        token: Option<&HeaderValue>,
-    ) -> Result<Answer, RegistryError> {
-        let mut url = url.clone();
-        let mut location = String::new();
-        for _ in 0..=REDIRECTS_MAX {
-            let token = token.filter(|_| url.has_origin_of(&self.base));
-            let answer = self.http.get(&url, accept, token);
-            let answer =
-                answer.map_err(|source| RegistryError::Http { url: url.to_string(), source })?;
-            if !is_redirect(answer.status) {
-                return Ok(answer);
-            }
-            let header = answer.headers.get(header::LOCATION);
-            let header = header.and_then(|value| value.to_str().ok()).unwrap_or_default();
-            location = header.to_owned();
-            match url.join(header) {
-                Some(next) => url = next,
-                None => break,
-            }
-        }
-        // A query may hold a signature that lets anyone read the blob.
-        let location = shown(location.split('?').next().unwrap_or_default());
-        Err(RegistryError::Redirect { url: url.to_string(), location })
-    }
-
-    /// Gets a token as `refused` asks, unless another thread has just got a newer one than `used`.
-    fn fetch_token(
+    /// What to ask with after a refusal, unless another thread has just got something newer than
+    /// `used`.
+    fn log_in(
         &self,
         refused: &HeaderMap,
         used: Option<&HeaderValue>,
     ) -> Result<Option<HeaderValue>, RegistryError> {
-        let mut kept = self.token.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.authorization.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.as_ref() != used {
             return Ok(kept.clone());
         }
-        let challenges = refused.get_all(header::WWW_AUTHENTICATE).iter();
-        let challenges = challenges.filter_map(|value| value.to_str().ok()).map(Challenge::parse);
-        let bearer = challenges.into_iter().find_map(|challenge| match challenge {
-            Challenge::Bearer { realm, service } => Some((realm, service)),
-            Challenge::Login => None,
-        });
-        let Some((realm, service)) = bearer else { return Ok(None) };
-        let url = Challenge::token_url(&realm, service.as_deref(), &self.name.repository);
-        let answer = self.follow(&url, "application/json", None)?;
-        let host = realm.authority();
-        if answer.status != StatusCode::OK {
-            // The registry's own refusal says more.
-            return Ok(None);
+        let new = self.login.answer(&self.http, refused, used)?;
+        if new.is_some() {
+            kept.clone_from(&new);
         }
-        let body = answer.body.read_small(TOKEN_BYTES_MAX).ok().flatten().unwrap_or_default();
-        let token = authorization(&body).ok_or(RegistryError::Token { host })?;
-        *kept = Some(token.clone());
-        Ok(Some(token))
+        Ok(new)
     }
 
     /// Gets a manifest or index by tag or digest.
@@ -299,6 +156,44 @@ impl Registry {
     fn error(&self, source: RegistryError) -> SourceError {
         SourceError::Registry { host: self.name.host.clone(), source }
     }
+}
+
+/// An answer, and who gave it in the end.
+pub(super) struct Followed {
+    pub(super) url: Url,
+    pub(super) answer: Answer,
+}
+
+/// Asks `url`, and what it redirects to. `authorization` goes to the host of `url` alone, over the
+/// same scheme and port.
+pub(super) fn follow(
+    http: &Http,
+    url: &Url,
+    ask: Ask<'_>,
+    authorization: Option<&HeaderValue>,
+) -> Result<Followed, RegistryError> {
+    let first = url;
+    let mut url = url.clone();
+    let mut location = String::new();
+    for _ in 0..=REDIRECTS_MAX {
+        let authorization = authorization.filter(|_| url.has_origin_of(first));
+        let answer = http.send(&url, ask, authorization);
+        let answer =
+            answer.map_err(|source| RegistryError::Http { url: url.to_string(), source })?;
+        if !is_redirect(answer.status) {
+            return Ok(Followed { url, answer });
+        }
+        let header = answer.headers.get(header::LOCATION);
+        let header = header.and_then(|value| value.to_str().ok()).unwrap_or_default();
+        location = header.to_owned();
+        match url.join(header) {
+            Some(next) => url = next,
+            None => break,
+        }
+    }
+    // A query may hold a signature that lets anyone read the blob.
+    let location = shown(location.split('?').next().unwrap_or_default());
+    Err(RegistryError::Redirect { url: url.to_string(), location })
 }
 
 /// Runs `request` again while that may help.

@@ -7,25 +7,39 @@ use hyper::header::HeaderValue;
 use serde::Deserialize;
 
 use super::url::Url;
+use crate::credentials::encode;
 
 /// The `WWW-Authenticate` header of a refused request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Challenge {
     /// Get a token there.
     Bearer { realm: Url, service: Option<String> },
-    /// A user name and password are wanted, or something stranger.
-    Login,
+    /// A user name and password are wanted (RFC 7617).
+    Basic,
+    /// Something stranger.
+    Unknown,
 }
 
 impl Challenge {
-    /// Reads the challenge. The registry may offer other schemes after a bearer token; they are not
-    /// looked at.
-    pub(super) fn parse(header: &str) -> Challenge {
-        let Some((scheme, rest)) = header.trim_start().split_once(' ') else {
-            return Challenge::Login;
+    /// The best of several headers: a password is not sent where a token would do.
+    pub(super) fn best(headers: impl Iterator<Item = Challenge>) -> Challenge {
+        let rank = |challenge: &Challenge| match challenge {
+            Challenge::Bearer { .. } => 2,
+            Challenge::Basic => 1,
+            Challenge::Unknown => 0,
         };
+        headers.max_by_key(rank).unwrap_or(Challenge::Unknown)
+    }
+
+    /// Reads one header. Further schemes in it after the first are not looked at.
+    pub(super) fn parse(header: &str) -> Challenge {
+        let header = header.trim_start();
+        let (scheme, rest) = header.split_once(' ').unwrap_or((header, ""));
+        if scheme.eq_ignore_ascii_case("basic") {
+            return Challenge::Basic;
+        }
         if !scheme.eq_ignore_ascii_case("bearer") {
-            return Challenge::Login;
+            return Challenge::Unknown;
         }
         let parameters = parameters(rest);
         let value = |wanted: &str| {
@@ -34,7 +48,7 @@ impl Challenge {
         };
         match value("realm").as_deref().and_then(Url::parse) {
             Some(realm) => Challenge::Bearer { realm, service: value("service") },
-            None => Challenge::Login,
+            None => Challenge::Unknown,
         }
     }
 
@@ -49,6 +63,26 @@ impl Challenge {
         }
         Url { path, ..realm.clone() }
     }
+}
+
+/// The form that gets a token for an identity token (distribution `docs/spec/auth/oauth.md`).
+pub(super) fn refresh_form(token: &str, service: Option<&str>, repository: &str) -> String {
+    let mut form = "grant_type=refresh_token&client_id=run-in-container&service=".to_owned();
+    escape_into(&mut form, service.unwrap_or_default());
+    form.push_str("&scope=");
+    escape_into(&mut form, &format!("repository:{repository}:pull"));
+    form.push_str("&refresh_token=");
+    escape_into(&mut form, token);
+    form
+}
+
+/// The header that shows a user's name and password (RFC 7617, section 2).
+pub(super) fn basic(user: &str, password: &str) -> HeaderValue {
+    let encoded = encode(format!("{user}:{password}").as_bytes());
+    let header = HeaderValue::try_from(format!("Basic {encoded}"));
+    let mut header = header.expect("base64 fits in a header");
+    header.set_sensitive(true);
+    header
 }
 
 /// `name=value` pairs between commas; a value may be quoted. Stops at what does not fit.
@@ -127,11 +161,26 @@ mod tests {
     }
 
     #[test]
-    fn takes_anything_else_for_a_wish_to_log_in() {
-        for header in ["", "Basic realm=\"x\"", "Bearer", "Bearer realm=\"x\"", "Bearer realm=\"h"]
-        {
-            assert_eq!(Challenge::parse(header), Challenge::Login, "{header}");
+    fn prefers_a_token_to_a_password_and_does_not_guess() {
+        for header in ["", "Negotiate", "Bearer", "Bearer realm=\"x\"", "Bearer realm=\"h"] {
+            assert_eq!(Challenge::parse(header), Challenge::Unknown, "{header}");
         }
+        for header in ["Basic", "basic realm=\"x\", charset=\"UTF-8\""] {
+            assert_eq!(Challenge::parse(header), Challenge::Basic, "{header}");
+        }
+        let headers = ["Negotiate", "Bearer realm=\"https://h/\"", "Basic", "x"];
+        let best = Challenge::best(headers.into_iter().map(Challenge::parse));
+        assert!(matches!(best, Challenge::Bearer { .. }), "{best:?}");
+        assert_eq!(Challenge::best(std::iter::empty()), Challenge::Unknown);
+    }
+
+    #[test]
+    fn shows_credentials_as_the_standards_say() {
+        let header = basic("Aladdin", "open sesame");
+        assert_eq!(header, "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==", "RFC 7617, section 2");
+        assert!(header.is_sensitive());
+        let form = refresh_form("a+b&c", Some("r"), "a/b");
+        assert!(form.ends_with("&service=r&scope=repository:a/b:pull&refresh_token=a%2Bb%26c"));
     }
 
     #[test]

@@ -6,8 +6,8 @@ use oci_spec::image::{
     Arch, ConfigBuilder, ImageConfigurationBuilder, ImageManifest, RootFsBuilder,
 };
 use ric_images::{
-    Access, Config, Digest, Form, Identity, Image, Limits, Manifest, PullError, Reference,
-    ResolveError, Silent, SourceError, Store, Timeouts, ensure, resolve,
+    Access, Config, CredentialFiles, Digest, Form, Identity, Image, Limits, Manifest, PullError,
+    Reference, ResolveError, Silent, SourceError, Store, Timeouts, ensure, resolve,
 };
 use serde_json::{Value, json};
 
@@ -82,6 +82,7 @@ fn with_access<T>(store: &Store, then: impl FnOnce(&Access<'_>) -> T) -> T {
     then(&Access {
         store: Some(store),
         plain_hosts: &[],
+        credentials: &CredentialFiles::default(),
         host_fingerprint: "host:1",
         limits: &Limits::default(),
         timeouts: Timeouts::default(),
@@ -425,6 +426,7 @@ fn host_and_directories_need_no_store() {
     let access = Access {
         store: None,
         plain_hosts: &[],
+        credentials: &CredentialFiles::default(),
         host_fingerprint: "host:1",
         limits: &Limits::default(),
         timeouts: Timeouts::default(),

@@ -3,8 +3,8 @@
 //! Plain HTTP/1.1, one request a connection, one thread a connection. Each path has a list of
 //! answers; the last one stays.
 
-use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
+use std::collections::{HashMap, VecDeque};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -33,15 +33,23 @@ pub(super) enum Answer {
 pub(super) struct Asked {
     pub(super) path: String,
     pub(super) authorization: Option<String>,
+    /// What was posted.
+    pub(super) form: String,
 }
 
 #[derive(Default)]
 struct State {
     answers: HashMap<String, Vec<Answer>>,
     asked: Vec<Asked>,
-    /// The token that `/v2/` paths want, if they do.
-    token: Option<String>,
+    /// What `/v2/` paths want to see as `Authorization`, if anything.
+    wanted: Option<Wanted>,
     stopping: bool,
+}
+
+/// Headers that are accepted one after the other, each for so many requests.
+struct Wanted {
+    challenge: String,
+    headers: VecDeque<(String, usize)>,
 }
 
 /// A running registry. Stops when dropped.
@@ -63,7 +71,7 @@ impl FaultRegistry {
                     return;
                 }
                 let shared = Arc::clone(&shared);
-                std::thread::spawn(move || serve(stream.unwrap(), &shared, address.port()));
+                std::thread::spawn(move || serve(stream.unwrap(), &shared));
             }
         });
         FaultRegistry { state, address, thread: Some(thread) }
@@ -93,7 +101,27 @@ impl FaultRegistry {
 
     /// From now on, `/v2/` wants this token; `/token` gives what it is told to.
     pub(super) fn want_token(&self, token: &str) {
-        self.state.lock().unwrap().token = Some(token.to_owned());
+        self.want_tokens(&[(token, usize::MAX)]);
+    }
+
+    /// From now on, `/v2/` wants the first of `tokens`, after so many requests the second.
+    pub(super) fn want_tokens(&self, tokens: &[(&str, usize)]) {
+        self.want_from(&format!("http://{}/token", self.host()), tokens);
+    }
+
+    /// As [`FaultRegistry::want_tokens`], of the token service `realm`.
+    pub(super) fn want_from(&self, realm: &str, tokens: &[(&str, usize)]) {
+        let challenge = format!("Bearer realm=\"{realm}\",service=\"fixture\"");
+        let headers = tokens.iter().map(|(token, uses)| (format!("Bearer {token}"), *uses));
+        let headers = headers.collect();
+        self.state.lock().unwrap().wanted = Some(Wanted { challenge, headers });
+    }
+
+    /// From now on, `/v2/` wants this header, and says that it wants a password.
+    pub(super) fn want_password(&self, header: &str) {
+        let challenge = "Basic realm=\"fixture\"".to_owned();
+        let headers = VecDeque::from([(header.to_owned(), usize::MAX)]);
+        self.state.lock().unwrap().wanted = Some(Wanted { challenge, headers });
     }
 
     /// All requests so far.
@@ -126,7 +154,7 @@ pub(super) fn redirect(location: &str) -> Answer {
     Answer::Status(307, format!("Location: {location}"), String::new())
 }
 
-fn serve(stream: TcpStream, state: &Mutex<State>, port: u16) {
+fn serve(stream: TcpStream, state: &Mutex<State>) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut lines = Vec::new();
     loop {
@@ -143,11 +171,16 @@ fn serve(stream: TcpStream, state: &Mutex<State>, port: u16) {
         }
     }
     let path = lines[0].split(' ').nth(1).unwrap().to_owned();
-    let authorization = lines.iter().find_map(|line| {
-        let (name, value) = line.split_once(": ")?;
-        name.eq_ignore_ascii_case("authorization").then(|| value.to_owned())
-    });
-    let answer = choose(&mut state.lock().unwrap(), &path, authorization, port);
+    let header = |wanted: &str| {
+        let mut headers = lines.iter().filter_map(|line| line.split_once(": "));
+        let found = headers.find(|(name, _)| name.eq_ignore_ascii_case(wanted));
+        found.map(|(_, value)| value.to_owned())
+    };
+    let mut form = vec![0; header("content-length").map_or(0, |length| length.parse().unwrap())];
+    reader.read_exact(&mut form).unwrap();
+    let form = String::from_utf8(form).unwrap();
+    let asked = Asked { path, authorization: header("authorization"), form };
+    let answer = choose(&mut state.lock().unwrap(), asked);
     // The client may well hang up first.
     let _ = send(&stream, &answer);
     if matches!(answer, Answer::Silence | Answer::SilenceAfter(..)) {
@@ -156,20 +189,35 @@ fn serve(stream: TcpStream, state: &Mutex<State>, port: u16) {
     let _ = stream.shutdown(Shutdown::Both);
 }
 
-fn choose(state: &mut State, path: &str, authorization: Option<String>, port: u16) -> Answer {
-    state.asked.push(Asked { path: path.to_owned(), authorization: authorization.clone() });
-    let wanted = state.token.as_ref().map(|token| format!("Bearer {token}"));
-    if path.starts_with("/v2/") && wanted.is_some() && authorization != wanted {
-        let realm = format!("http://127.0.0.1:{port}/token");
-        let header = format!("WWW-Authenticate: Bearer realm=\"{realm}\",service=\"fixture\"");
+fn choose(state: &mut State, asked: Asked) -> Answer {
+    state.asked.push(asked.clone());
+    if asked.path.starts_with("/v2/")
+        && let Some(wanted) = &mut state.wanted
+        && !wanted.accepts(asked.authorization.as_deref())
+    {
+        let header = format!("WWW-Authenticate: {}", wanted.challenge);
         let body = r#"{"errors": [{"code": "UNAUTHORIZED", "message": "who are you"}]}"#;
         return Answer::Status(401, header, body.to_owned());
     }
-    let bare = path.split('?').next().unwrap();
+    let bare = asked.path.split('?').next().unwrap();
     match state.answers.get_mut(bare) {
         Some(answers) if answers.len() > 1 => answers.remove(0),
         Some(answers) => answers[0].clone(),
         None => Answer::Status(404, "X-None: 1".to_owned(), String::new()),
+    }
+}
+
+impl Wanted {
+    fn accepts(&mut self, shown: Option<&str>) -> bool {
+        let Some((header, uses)) = self.headers.front_mut() else { return false };
+        if shown != Some(header) {
+            return false;
+        }
+        *uses -= 1;
+        if *uses == 0 {
+            self.headers.pop_front();
+        }
+        true
     }
 }
 

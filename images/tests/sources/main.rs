@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod archives;
 #[cfg(test)]
+mod credentials;
+#[cfg(test)]
 mod fault_registry;
 #[cfg(test)]
 mod image_fixture;

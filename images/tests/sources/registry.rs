@@ -7,35 +7,38 @@ use std::time::Duration;
 use super::fault_registry::{Answer, FaultRegistry, content, redirect};
 use super::image_fixture::{Fixture, INDEX, Layer, MANIFEST, here, index_of};
 use ric_images::{
-    Access, Digest, Form, Identity, Image, Limits, Manifest, Progress, PullError, ResolveError,
-    Silent, Store, Timeouts, ensure, resolve,
+    Access, CredentialFiles, Digest, Form, Identity, Image, Limits, Manifest, Progress, PullError,
+    ResolveError, Silent, Store, Timeouts, ensure, resolve,
 };
 use serde_json::json;
 
 /// A registry, a store and what else a pull needs.
-struct Site {
-    registry: FaultRegistry,
-    directory: tempfile::TempDir,
+pub(super) struct Site {
+    pub(super) registry: FaultRegistry,
+    pub(super) directory: tempfile::TempDir,
     store: Store,
-    plain_hosts: Vec<String>,
+    pub(super) plain_hosts: Vec<String>,
+    pub(super) credentials: CredentialFiles,
     limits: Limits,
     timeouts: Timeouts,
 }
 
 impl Site {
-    fn new() -> Site {
+    pub(super) fn new() -> Site {
         let registry = FaultRegistry::start();
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("store")).unwrap();
         let plain_hosts = vec![registry.host()];
         let (limits, timeouts) = (Limits::default(), Timeouts::default());
-        Site { registry, directory, store, plain_hosts, limits, timeouts }
+        let credentials = CredentialFiles::default();
+        Site { registry, directory, store, plain_hosts, credentials, limits, timeouts }
     }
 
     fn access<'a>(&'a self, progress: &'a dyn Progress) -> Access<'a> {
         Access {
             store: Some(&self.store),
             plain_hosts: &self.plain_hosts,
+            credentials: &self.credentials,
             host_fingerprint: "",
             limits: &self.limits,
             timeouts: self.timeouts,
@@ -47,11 +50,11 @@ impl Site {
         format!("docker://{}/{name}", self.registry.host())
     }
 
-    fn resolve(&self, name: &str) -> Result<Manifest, ResolveError> {
+    pub(super) fn resolve(&self, name: &str) -> Result<Manifest, ResolveError> {
         resolve(&self.reference(name).parse().unwrap(), &self.access(&Silent))
     }
 
-    fn ensure(&self, manifest: &Manifest) -> Result<Image, PullError> {
+    pub(super) fn ensure(&self, manifest: &Manifest) -> Result<Image, PullError> {
         ensure(manifest, Form::Layers, &self.access(&Silent))
     }
 
@@ -72,18 +75,18 @@ impl Site {
     }
 }
 
-fn blob_path(blob: &[u8]) -> String {
+pub(super) fn blob_path(blob: &[u8]) -> String {
     format!("/v2/a/blobs/{}", Digest::of(blob))
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(source) => format!("{error}: {}", chain(source)),
         None => error.to_string(),
     }
 }
 
-fn three_layers() -> Fixture {
+pub(super) fn three_layers() -> Fixture {
     Fixture::new(vec![Layer::gzip("one", "1"), Layer::zstd("two", "2"), Layer::plain("three", "3")])
 }
 
