@@ -6,7 +6,7 @@
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
-use ric_images::{Access, Limits, Reference, Silent, Store, Timeouts};
+use ric_images::{Access, CredentialFiles, Limits, Reference, Silent, Store, Timeouts};
 use ric_policies::{Authority, Policy, SITE_FILE};
 use ric_runtime::{
     Caller, Container, HostCache, Stream, Streams, Task, WorkAsk, admit, plan, probe_host, trial,
@@ -29,6 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let access = Access {
         store: Some(&store),
         plain_hosts: &[],
+        credentials: &CredentialFiles::default(),
         host_fingerprint: &host.host_fingerprint,
         limits: &limits,
         timeouts: Timeouts::default(),

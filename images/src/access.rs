@@ -48,7 +48,7 @@ impl<'a> Access<'a> {
 
 /// Is told how a pull gets on. Called from several threads at once, several hundred times a second.
 pub trait Progress: Sync {
-    /// The layer `digest` of `blob_bytes` bytes begins to be read, or begins again from its start.
+    /// The layer `digest` of `blob_bytes` bytes begins to be read.
     fn started(&self, digest: &Digest, blob_bytes: u64);
     /// `bytes` more of it were read.
     fn advanced(&self, digest: &Digest, bytes: u64);

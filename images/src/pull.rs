@@ -10,25 +10,18 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
 
 use crate::layer::LayerError;
 use crate::resolve::directory_fingerprint;
 use crate::source::{self, Source};
 use crate::store::{Store, StoreError};
 use crate::{
-    Access, BlobFault, Digest, Form, HttpError, Identity, Image, LayerDescriptor, Manifest,
-    Progress, Reference, ReferenceError, SourceError,
+    Access, Digest, Form, Identity, Image, LayerDescriptor, Manifest, Progress, Reference,
+    ReferenceError, SourceError,
 };
 
 /// Layers fetched at the same time: more does not fill a link better, and each unpacks on a core.
 const LAYERS_AT_ONCE: usize = 3;
-
-/// Times that a layer is read when its transfer breaks off.
-const TRIES: u32 = 3;
-
-/// Wait before a layer is read again; the third time twice as long.
-const TRY_AGAIN_AFTER: Duration = Duration::from_millis(250);
 
 /// Why an image could not be brought onto disk. Layers that were finished stay in the store.
 #[derive(Debug, thiserror::Error)]
@@ -208,8 +201,6 @@ fn ensure_layers(
             source: source.as_ref(),
             store,
             access,
-            // A file that ends too early does so the second time too.
-            tries_max: if matches!(reference, Reference::Registry(_)) { TRIES } else { 1 },
             next: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
         };
@@ -225,7 +216,6 @@ struct Fetch<'a> {
     source: &'a dyn Source,
     store: &'a Store,
     access: &'a Access<'a>,
-    tries_max: u32,
     /// The first layer that nobody has taken yet.
     next: AtomicUsize,
     /// One layer failed: the others need not end.
@@ -266,36 +256,24 @@ impl Fetch<'_> {
         layers.get(self.next.fetch_add(1, Ordering::Relaxed)).copied()
     }
 
-    /// Fetches one layer, again from its start if the transfer breaks off.
     fn one(&self, layer: &LayerDescriptor) -> Result<PathBuf, PullError> {
         let (reference, digest) = (|| self.reference.to_owned(), layer.digest);
         let progress = self.access.progress;
-        let mut tries = 0;
-        loop {
-            let blob = self.source.layer(layer).map_err(|error| PullError::Source {
-                reference: reference(),
-                digest,
-                source: Box::new(error),
-            })?;
-            progress.started(&digest, layer.blob_bytes);
-            let mut watched = Watched { blob, digest, progress, stop: &self.stop };
-            match self.store.add_layer(layer, &mut watched, self.access.limits) {
-                Ok(path) => {
-                    progress.finished(&digest);
-                    return Ok(path);
-                }
-                Err(error)
-                    if broke_off(&error) && tries + 1 < self.tries_max && !self.is_stopped() =>
-                {
-                    thread::sleep(TRY_AGAIN_AFTER * (1 << tries));
-                    tries += 1;
-                }
-                Err(error) => {
-                    let (reference, source) = (reference(), Box::new(error));
-                    return Err(PullError::Layer { reference, digest, source });
-                }
-            }
-        }
+        let blob = self.source.layer(layer).map_err(|error| PullError::Source {
+            reference: reference(),
+            digest,
+            source: Box::new(error),
+        })?;
+        progress.started(&digest, layer.blob_bytes);
+        let mut watched = Watched { blob, digest, progress, stop: &self.stop };
+        let path = self.store.add_layer(layer, &mut watched, self.access.limits);
+        let path = path.map_err(|error| PullError::Layer {
+            reference: reference(),
+            digest,
+            source: Box::new(error),
+        })?;
+        progress.finished(&digest);
+        Ok(path)
     }
 
     fn is_stopped(&self) -> bool {
@@ -303,27 +281,9 @@ impl Fetch<'_> {
     }
 }
 
-/// Whether reading the layer again may help: its bytes stopped coming, but none was wrong.
-fn broke_off(error: &LayerError) -> bool {
-    match error {
-        LayerError::Read { source, .. } => {
-            source.get_ref().and_then(|inner| inner.downcast_ref()).is_some_and(HttpError::may_pass)
-        }
-        LayerError::Blob { source: BlobFault::Short { .. }, .. } => true,
-        LayerError::Blob { source: BlobFault::Long { .. } | BlobFault::Content { .. }, .. }
-        | LayerError::DiffId { .. }
-        | LayerError::Packing { .. }
-        | LayerError::Malformed { .. }
-        | LayerError::Entry { .. }
-        | LayerError::Limit { .. }
-        | LayerError::Disk { .. }
-        | LayerError::Store { .. } => false,
-    }
-}
-
 /// Tells the progress of a blob, and ends it when another layer failed.
 struct Watched<'a> {
-    blob: Box<dyn Read + Send>,
+    blob: Box<dyn Read + Send + 'a>,
     digest: Digest,
     progress: &'a dyn Progress,
     stop: &'a AtomicBool,

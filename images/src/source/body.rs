@@ -1,6 +1,5 @@
-//! The body of an HTTP answer, as a reader that waits for it.
+//! The body of an HTTP answer, read by waiting for it.
 
-use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
@@ -56,6 +55,30 @@ impl Body {
         Ok(Some(bytes))
     }
 
+    /// As `read(2)`: waits for something, and tells how much it was; 0 at the end.
+    pub(super) fn read_some(&mut self, buffer: &mut [u8]) -> Result<usize, HttpError> {
+        while self.chunk.is_empty() {
+            match self.next_chunk()? {
+                None => return Ok(0),
+                Some(chunk) => self.chunk = chunk,
+            }
+        }
+        let piece = self.chunk.split_to(self.chunk.len().min(buffer.len()));
+        buffer[..piece.len()].copy_from_slice(&piece);
+        Ok(piece.len())
+    }
+
+    /// Passes over the first `count` bytes, or over all if there are not as many.
+    pub(super) fn skip(&mut self, mut count: u64) -> Result<(), HttpError> {
+        while count > 0 {
+            let Some(mut chunk) = self.next_chunk()? else { return Ok(()) };
+            let passed = usize::try_from(count).map_or(chunk.len(), |count| count.min(chunk.len()));
+            count -= passed as u64;
+            self.chunk = chunk.split_off(passed);
+        }
+        Ok(())
+    }
+
     /// Waits for the next piece; `None` at the end.
     fn next_chunk(&mut self) -> Result<Option<Bytes>, HttpError> {
         let chunk = self.wait_for_chunk()?;
@@ -92,20 +115,6 @@ impl Body {
             return Ok(());
         }
         Err(HttpError::Slow { host: self.host.clone(), bytes, waited })
-    }
-}
-
-impl Read for Body {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.chunk.is_empty() {
-            match self.next_chunk().map_err(io::Error::other)? {
-                None => return Ok(0),
-                Some(chunk) => self.chunk = chunk,
-            }
-        }
-        let piece = self.chunk.split_to(self.chunk.len().min(buffer.len()));
-        buffer[..piece.len()].copy_from_slice(&piece);
-        Ok(piece.len())
     }
 }
 

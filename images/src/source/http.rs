@@ -35,7 +35,18 @@ pub struct Timeouts {
     /// Over this long a transfer must bring 1 KiB a second on average. Only time spent
     /// waiting counts: a slow disk is not a slow registry.
     pub rate_window: Duration,
+    /// Before a request that failed is sent again, at most; each further wait is twice as long.
+    pub first_wait: Duration,
+    /// For all waits between the tries of one request. A registry that asks to wait for longer is
+    /// not waited for.
+    pub waits_total: Duration,
 }
+
+/// Default of [`Timeouts::first_wait`].
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+
+/// Default of [`Timeouts::waits_total`]: what a user may bear, and most limits of rate are over.
+const WAITS_TOTAL: Duration = Duration::from_secs(120);
 
 impl Default for Timeouts {
     /// Values that a congested uplink still meets: curl's advice for `--speed-time` is 30 s too.
@@ -44,6 +55,8 @@ impl Default for Timeouts {
             connect: Duration::from_secs(15),
             answer: Duration::from_secs(30),
             rate_window: Duration::from_secs(30),
+            first_wait: FIRST_WAIT,
+            waits_total: WAITS_TOTAL,
         }
     }
 }
@@ -103,6 +116,14 @@ pub enum HttpError {
         /// In what time.
         waited: Duration,
     },
+    /// The body ended before the blob did.
+    #[error("{host} ended after {bytes} bytes")]
+    Ended {
+        /// Host and port.
+        host: String,
+        /// How much had come.
+        bytes: u64,
+    },
     /// The connection broke, or what came is no HTTP.
     #[error("the connection to {host} broke")]
     Broken {
@@ -117,7 +138,10 @@ impl HttpError {
     /// Whether asking once more may help.
     pub(crate) fn may_pass(&self) -> bool {
         match self {
-            HttpError::Connect { .. } | HttpError::Silent { .. } | HttpError::Broken { .. } => true,
+            HttpError::Connect { .. }
+            | HttpError::Silent { .. }
+            | HttpError::Ended { .. }
+            | HttpError::Broken { .. } => true,
             HttpError::PlainHttp { .. }
             | HttpError::Tls { .. }
             | HttpError::NotTls { .. }
@@ -131,7 +155,7 @@ impl HttpError {
 pub(super) struct Http {
     /// Lower-case, without the port 80.
     plain_hosts: Vec<String>,
-    timeouts: Timeouts,
+    pub(super) timeouts: Timeouts,
     /// Made for the first HTTPS request: reading the certificates takes milliseconds.
     tls: OnceLock<Option<Arc<ClientConfig>>>,
 }
@@ -140,6 +164,8 @@ pub(super) struct Http {
 #[derive(Clone, Copy)]
 pub(super) struct Ask<'a> {
     pub(super) accept: &'a str,
+    /// The first byte that is wanted of the body.
+    pub(super) from_byte: u64,
     /// A form to post; without one it is a GET.
     pub(super) form: Option<&'a str>,
 }
@@ -149,6 +175,13 @@ pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Body,
+}
+
+impl<'a> Ask<'a> {
+    /// A GET of a whole.
+    pub(super) fn whole(accept: &'a str) -> Ask<'a> {
+        Ask { accept, from_byte: 0, form: None }
+    }
 }
 
 impl Http {
@@ -192,6 +225,9 @@ impl Http {
             // A blob's digest is of the bytes as stored: no encoding may come in between.
             .header(header::ACCEPT_ENCODING, "identity")
             .header(header::ACCEPT, ask.accept);
+        if ask.from_byte > 0 {
+            request = request.header(header::RANGE, format!("bytes={}-", ask.from_byte));
+        }
         if let Some(authorization) = authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
@@ -350,7 +386,7 @@ mod tests {
         let server = std::thread::spawn(move || serve_one(&listener));
         let http = Http::new(&[], Timeouts::default());
         http.tls.set(trust(roots)).unwrap();
-        let answer = http.send(&Url::parse(&url).unwrap(), Ask { accept: "*/*", form: None }, None);
+        let answer = http.send(&Url::parse(&url).unwrap(), Ask::whole("*/*"), None);
         let body = answer.and_then(|answer| answer.body.read_small(10));
         server.join().unwrap();
         body

@@ -15,6 +15,7 @@ use super::body::error_message;
 use super::http::{Answer, Ask};
 use super::registry::follow;
 use super::registry_error::RegistryError;
+use super::retry::retry_after;
 use super::token::{Challenge, authorization, basic, refresh_form};
 use super::url::Url;
 use super::{Network, http::Http};
@@ -23,6 +24,8 @@ use crate::{CredentialError, CredentialFiles, RegistryName};
 
 /// Most bytes of a token service's answer; tokens have a few thousand.
 const TOKEN_BYTES_MAX: u64 = 256 << 10;
+
+const JSON: &str = "application/json";
 
 /// Who this user is to one registry; found out when it asks.
 pub(super) struct Login {
@@ -86,7 +89,7 @@ impl Login {
     ) -> Result<Option<HeaderValue>, RegistryError> {
         let repository = &self.name.repository;
         let url = Challenge::token_url(realm, service, repository);
-        let ask = Ask { accept: "application/json", form: None };
+        let ask = Ask::whole(JSON);
         let answer = match self.credential() {
             None => follow(http, &url, ask, None)?.answer,
             Some(Credential::Login { user, password }) => {
@@ -105,8 +108,9 @@ impl Login {
             }
             status => {
                 let (status, url) = (status.as_u16(), realm.to_string());
+                let retry_after = retry_after(&answer.headers);
                 let message = error_message(answer.body);
-                return Err(RegistryError::Status { status, url, message });
+                return Err(RegistryError::Status { status, url, message, retry_after });
             }
         }
         let body = answer.body.read_small(TOKEN_BYTES_MAX);
@@ -119,7 +123,7 @@ impl Login {
 
 /// Redirects are not followed: a form with a secret goes where it was meant to go.
 fn post(http: &Http, url: &Url, form: &str) -> Result<Answer, RegistryError> {
-    let ask = Ask { accept: "application/json", form: Some(form) };
+    let ask = Ask { form: Some(form), ..Ask::whole(JSON) };
     let answer = http.send(url, ask, None);
     answer.map_err(|source| RegistryError::Http { url: url.to_string(), source })
 }

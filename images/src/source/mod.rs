@@ -15,6 +15,8 @@ mod layout;
 mod login;
 mod registry;
 mod registry_error;
+mod resume;
+mod retry;
 mod token;
 mod url;
 
@@ -39,8 +41,9 @@ pub(crate) trait Source: Send + Sync {
     fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>, SourceError>;
 
     /// Opens a layer's blob for [`Store::add_layer`](crate::Store::add_layer), which verifies it.
-    /// Several may be read at the same time, in several threads.
-    fn layer(&self, layer: &LayerDescriptor) -> Result<Box<dyn Read + Send>, SourceError>;
+    /// Several may be read at the same time, in several threads. Before a read fails, a transfer
+    /// that broke off has been taken up again as often as makes sense.
+    fn layer(&self, layer: &LayerDescriptor) -> Result<Box<dyn Read + Send + '_>, SourceError>;
 }
 
 /// The document that a reference names.

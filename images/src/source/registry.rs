@@ -2,33 +2,27 @@
 //!
 //! OCI distribution-spec v1.1, "Pull". A registry that refuses is shown what `login` has for it,
 //! once a request. Redirects are followed a few times, never from HTTPS to a plain host that is not
-//! listed, and without credentials when they lead to another host. Resuming and waiting longer
-//! between tries belong in [`try_again`], the one place that asks again.
+//! listed, and without credentials when they lead to another host. What comes after a failure is
+//! decided in `retry` for documents and in `resume` for layers.
 
 use std::io::Read;
 use std::sync::{Mutex, PoisonError};
-use std::thread::sleep;
-use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper::header::{self, HeaderMap, HeaderValue};
 
-use super::body::{Body, error_message};
+use super::body::error_message;
 use super::http::{Answer, Ask, Http};
 use super::login::Login;
 use super::registry_error::RegistryError;
+use super::resume::Resuming;
+use super::retry::{retry_after, try_again};
 use super::url::Url;
 use super::{Network, Source, SourceError, Top};
 use crate::document::{ACCEPTED, DOCUMENT_BYTES_MAX, Descriptor};
 use crate::name::DOCKER_HUB;
 use crate::shown::shown;
 use crate::{BlobFault, Digest, LayerDescriptor, RegistryName};
-
-/// Times that a request is sent when the registry is busy or the connection breaks.
-const TRIES: u32 = 3;
-
-/// Wait before the second try; the third waits twice as long.
-const TRY_AGAIN_AFTER: Duration = Duration::from_millis(250);
 
 /// Redirects that are followed: registries need one or two.
 const REDIRECTS_MAX: usize = 5;
@@ -38,7 +32,7 @@ const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
 
 /// A repository of a registry.
 pub(super) struct Registry {
-    http: Http,
+    pub(super) http: Http,
     name: RegistryName,
     base: Url,
     login: Login,
@@ -63,22 +57,17 @@ impl Registry {
         Registry { http, name: name.clone(), base, login, authorization: Mutex::new(None) }
     }
 
-    /// Asks for `path` below the repository, again if that may help.
-    fn get(&self, path: &str, what: &str) -> Result<Answer, RegistryError> {
-        let url = self.url_of(path);
-        try_again(|| self.get_with_login(&url, "*/*", what))
-    }
-
-    /// As [`Registry::get`], with the whole body: a document of at most [`DOCUMENT_BYTES_MAX`]
-    /// bytes, and its media type.
+    /// Gets a document of at most [`DOCUMENT_BYTES_MAX`] bytes, and its media type; again if that
+    /// may help.
     fn get_document(
         &self,
         path: &str,
         what: &str,
     ) -> Result<(Vec<u8>, Option<String>), RegistryError> {
         let url = self.url_of(path);
-        try_again(|| {
-            let answer = self.get_with_login(&url, &ACCEPTED.join(", "), what)?;
+        let accept = ACCEPTED.join(", ");
+        try_again(self.http.timeouts, || {
+            let answer = self.get(&url, Ask::whole(&accept), what)?;
             let media_type = media_type(&answer.headers);
             let bytes = answer.body.read_small(DOCUMENT_BYTES_MAX);
             let bytes =
@@ -90,12 +79,13 @@ impl Registry {
         })
     }
 
-    fn url_of(&self, path: &str) -> Url {
+    pub(super) fn url_of(&self, path: &str) -> Url {
         Url { path: format!("{}/{path}", self.base.path), ..self.base.clone() }
     }
 
-    fn get_with_login(&self, url: &Url, accept: &str, what: &str) -> Result<Answer, RegistryError> {
-        let ask = Ask { accept, form: None };
+    /// Asks once, and once more with what `login` has. The answer is a whole, or a part if that was
+    /// asked for.
+    pub(super) fn get(&self, url: &Url, ask: Ask<'_>, what: &str) -> Result<Answer, RegistryError> {
         let used = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut got = follow(&self.http, url, ask, used.as_ref())?;
         // Another host's wish to see credentials is not this registry's.
@@ -106,10 +96,12 @@ impl Registry {
             }
         }
         let Followed { url, answer } = got;
-        if answer.status == StatusCode::OK {
+        let is_part = answer.status == StatusCode::PARTIAL_CONTENT && ask.from_byte > 0;
+        if answer.status == StatusCode::OK || is_part {
             return Ok(answer);
         }
         let status = answer.status;
+        let retry_after = retry_after(&answer.headers);
         let message = error_message(answer.body);
         Err(match status {
             StatusCode::NOT_FOUND => RegistryError::NotFound { what: what.to_owned() },
@@ -117,7 +109,8 @@ impl Registry {
                 self.login.refusal(what.to_owned(), message)
             }
             status => {
-                RegistryError::Status { status: status.as_u16(), url: url.to_string(), message }
+                let (status, url) = (status.as_u16(), url.to_string());
+                RegistryError::Status { status, url, message, retry_after }
             }
         })
     }
@@ -146,11 +139,6 @@ impl Registry {
         let (bytes, media_type) = self.get_document(&format!("manifests/{name}"), &what)?;
         let got = check_digest(&bytes, digest, what)?;
         Ok(Top { bytes, digest: got, media_type })
-    }
-
-    fn get_blob(&self, digest: Digest, what: &str) -> Result<Body, SourceError> {
-        let answer = self.get(&format!("blobs/{digest}"), what);
-        answer.map(|answer| answer.body).map_err(|error| self.error(error))
     }
 
     fn error(&self, source: RegistryError) -> SourceError {
@@ -194,20 +182,6 @@ pub(super) fn follow(
     // A query may hold a signature that lets anyone read the blob.
     let location = shown(location.split('?').next().unwrap_or_default());
     Err(RegistryError::Redirect { url: url.to_string(), location })
-}
-
-/// Runs `request` again while that may help.
-fn try_again<T>(request: impl Fn() -> Result<T, RegistryError>) -> Result<T, RegistryError> {
-    let mut tries = 0;
-    loop {
-        match request() {
-            Err(error) if error.may_pass() && tries + 1 < TRIES => {
-                sleep(TRY_AGAIN_AFTER * (1 << tries));
-                tries += 1;
-            }
-            result => return result,
-        }
-    }
 }
 
 /// The digest of `bytes`, which must be `expected` if that is known.
@@ -258,8 +232,9 @@ impl Source for Registry {
         bytes.map_err(|error| self.error(error))
     }
 
-    fn layer(&self, layer: &LayerDescriptor) -> Result<Box<dyn Read + Send>, SourceError> {
+    fn layer(&self, layer: &LayerDescriptor) -> Result<Box<dyn Read + Send + '_>, SourceError> {
         let what = format!("layer {} in {}", layer.digest, self.name.repository);
-        Ok(Box::new(self.get_blob(layer.digest, &what)?))
+        let blob = Resuming::open(self, layer, what).map_err(|error| self.error(error))?;
+        Ok(Box::new(blob))
     }
 }

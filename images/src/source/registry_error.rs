@@ -1,6 +1,7 @@
 //! Why a registry did not give an image, in words for who must act.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::http::HttpError;
 use crate::document::DOCUMENT_BYTES_MAX;
@@ -59,6 +60,8 @@ pub enum RegistryError {
         url: String,
         /// What the registry says.
         message: String,
+        /// How long it asks to wait.
+        retry_after: Option<Duration>,
     },
     /// The token service's answer has no usable token.
     #[error("the token service {host} gave no usable token")]
@@ -112,9 +115,28 @@ impl RegistryError {
             RegistryError::Credentials { .. } => Some(format!(
                 "mend that, or log in anew with `podman login {host}` or `docker login {host}`"
             )),
+            RegistryError::Status { retry_after: Some(wait), .. } => {
+                Some(format!("{host} asks to wait for {} s; try again then", wait.as_secs()))
+            }
             RegistryError::Http { .. }
             | RegistryError::NotFound { .. }
             | RegistryError::Status { .. }
+            | RegistryError::Token { .. }
+            | RegistryError::Redirect { .. }
+            | RegistryError::Document { .. }
+            | RegistryError::TooLarge { .. } => None,
+        }
+    }
+
+    /// How long the registry asks to wait before it is asked again.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            RegistryError::Status { retry_after, .. } => *retry_after,
+            RegistryError::Http { .. }
+            | RegistryError::NotFound { .. }
+            | RegistryError::Unauthorized { .. }
+            | RegistryError::Refused { .. }
+            | RegistryError::Credentials { .. }
             | RegistryError::Token { .. }
             | RegistryError::Redirect { .. }
             | RegistryError::Document { .. }
@@ -126,7 +148,7 @@ impl RegistryError {
     pub(super) fn may_pass(&self) -> bool {
         match self {
             RegistryError::Http { source, .. } => source.may_pass(),
-            RegistryError::Status { status, .. } => matches!(status, 429 | 500..=599),
+            RegistryError::Status { status, .. } => matches!(status, 429 | 502..=504),
             RegistryError::NotFound { .. }
             | RegistryError::Unauthorized { .. }
             | RegistryError::Refused { .. }

@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::image_fixture::{Fixture, MANIFEST};
 
@@ -20,6 +21,12 @@ pub(super) enum Answer {
     CutAfter(usize, Vec<u8>),
     /// 200 without a length, ended by closing.
     Unframed(Vec<u8>),
+    /// What is asked for of this body, from `Range` on, and at most so many bytes of it.
+    Part(usize, Vec<u8>),
+    /// 206 with this body, as if its beginning had been asked for.
+    WrongPart(Vec<u8>),
+    /// The connection is reset.
+    Reset,
     /// Another status, a header and a body.
     Status(u16, String, String),
     /// The request is read and never answered, until the client goes.
@@ -33,6 +40,7 @@ pub(super) enum Answer {
 pub(super) struct Asked {
     pub(super) path: String,
     pub(super) authorization: Option<String>,
+    pub(super) range: Option<String>,
     /// What was posted.
     pub(super) form: String,
 }
@@ -179,10 +187,15 @@ fn serve(stream: TcpStream, state: &Mutex<State>) {
     let mut form = vec![0; header("content-length").map_or(0, |length| length.parse().unwrap())];
     reader.read_exact(&mut form).unwrap();
     let form = String::from_utf8(form).unwrap();
-    let asked = Asked { path, authorization: header("authorization"), form };
-    let answer = choose(&mut state.lock().unwrap(), asked);
+    let (authorization, range) = (header("authorization"), header("range"));
+    let asked = Asked { path, authorization, range, form };
+    let answer = choose(&mut state.lock().unwrap(), asked.clone());
+    if matches!(answer, Answer::Reset) {
+        // Closing then sends RST (socket(7), SO_LINGER).
+        return rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
+    }
     // The client may well hang up first.
-    let _ = send(&stream, &answer);
+    let _ = send(&stream, &answer, asked.range.as_deref());
     if matches!(answer, Answer::Silence | Answer::SilenceAfter(..)) {
         let _ = reader.read_line(&mut String::new());
     }
@@ -221,7 +234,7 @@ impl Wanted {
     }
 }
 
-fn send(mut stream: &TcpStream, answer: &Answer) -> std::io::Result<()> {
+fn send(mut stream: &TcpStream, answer: &Answer, range: Option<&str>) -> std::io::Result<()> {
     let head = |status: u16, header: &str, length: usize| {
         format!("HTTP/1.1 {status} Told\r\n{header}\r\nContent-Length: {length}\r\n\r\n")
     };
@@ -235,6 +248,19 @@ fn send(mut stream: &TcpStream, answer: &Answer) -> std::io::Result<()> {
             stream.write_all(head(200, "X-Cut: 1", body.len()).as_bytes())?;
             stream.write_all(&body[..*sent])
         }
+        Answer::Part(most, body) => {
+            let from = range.map(|range| range.strip_prefix("bytes=").unwrap());
+            let from = from.map_or(0, |from| from.strip_suffix('-').unwrap().parse().unwrap());
+            let header = format!("Content-Range: bytes {from}-{}/{}", body.len() - 1, body.len());
+            let (status, rest) = (if range.is_some() { 206 } else { 200 }, &body[from..]);
+            stream.write_all(head(status, &header, rest.len()).as_bytes())?;
+            stream.write_all(&rest[..rest.len().min(*most)])
+        }
+        Answer::WrongPart(body) => {
+            let header = format!("Content-Range: bytes 0-{}/{}", body.len() - 1, body.len());
+            stream.write_all(head(206, &header, body.len()).as_bytes())?;
+            stream.write_all(body)
+        }
         Answer::Unframed(body) => {
             stream.write_all(b"HTTP/1.1 200 Told\r\nConnection: close\r\n\r\n")?;
             stream.write_all(body)
@@ -243,6 +269,6 @@ fn send(mut stream: &TcpStream, answer: &Answer) -> std::io::Result<()> {
             stream.write_all(head(*status, header, body.len()).as_bytes())?;
             stream.write_all(body.as_bytes())
         }
-        Answer::Silence => Ok(()),
+        Answer::Silence | Answer::Reset => Ok(()),
     }
 }

@@ -11,3 +11,5 @@ mod fault_registry;
 mod image_fixture;
 #[cfg(test)]
 mod registry;
+#[cfg(test)]
+mod stumbles;

@@ -29,7 +29,8 @@ impl Site {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("store")).unwrap();
         let plain_hosts = vec![registry.host()];
-        let (limits, timeouts) = (Limits::default(), Timeouts::default());
+        let limits = Limits::default();
+        let timeouts = Timeouts { first_wait: Duration::from_millis(1), ..Timeouts::default() };
         let credentials = CredentialFiles::default();
         Site { registry, directory, store, plain_hosts, credentials, limits, timeouts }
     }
@@ -59,12 +60,16 @@ impl Site {
     }
 
     /// The message of a failed `resolve`, with its causes.
-    fn refusal(&self, name: &str) -> String {
+    pub(super) fn refusal(&self, name: &str) -> String {
         chain(&self.resolve(name).unwrap_err())
     }
 
     /// Resolves `a:1`, whose one layer is answered with `answers`, and pulls it.
-    fn pull_layer(&self, layer: &Layer, answers: Vec<Answer>) -> Result<Image, PullError> {
+    pub(super) fn pull_layer(
+        &self,
+        layer: &Layer,
+        answers: Vec<Answer>,
+    ) -> Result<Image, PullError> {
         let fixture = Fixture::new(vec![layer.clone()]);
         self.registry.offer("a", "1", &fixture);
         self.registry.answer(&blob_path(&layer.blob), answers);
@@ -308,39 +313,6 @@ fn says_who_refused() {
     site.registry.answer("/v2/a/manifests/1", vec![teapot]);
     assert!(site.refusal("a:1").contains("answered 418"));
     assert_eq!(site.registry.asked_for("/v2/a/manifests/1"), 2, "a refusal is not asked again");
-}
-
-#[test]
-fn asks_again_while_the_registry_is_busy_but_not_for_ever() {
-    let site = Site::new();
-    let fixture = three_layers();
-    site.registry.offer("a", "1", &fixture);
-    let busy = || Answer::Status(503, "Retry-After: 1".to_owned(), String::new());
-    let manifest = Answer::Content(MANIFEST.to_owned(), fixture.manifest.clone());
-    site.registry.answer("/v2/a/manifests/1", vec![busy(), busy(), manifest]);
-    site.resolve("a:1").unwrap();
-    site.registry.answer("/v2/a/manifests/2", vec![busy()]);
-    assert!(site.refusal("a:2").contains("answered 503"));
-    assert_eq!(site.registry.asked_for("/v2/a/manifests/2"), 3);
-}
-
-#[test]
-fn reads_a_layer_again_whose_transfer_broke_off() {
-    let layer = Layer::gzip("one", &"1".repeat(1000));
-    let half = layer.blob.len() / 2;
-    for cut in [
-        Answer::CutAfter(half, layer.blob.clone()),
-        Answer::CutAfter(0, layer.blob.clone()),
-        Answer::Unframed(layer.blob[..half].to_vec()),
-    ] {
-        let site = Site::new();
-        site.pull_layer(&layer, vec![cut.clone(), content(&layer.blob)]).unwrap();
-
-        let site = Site::new();
-        let error = site.pull_layer(&layer, vec![cut]).unwrap_err();
-        assert!(matches!(error, PullError::Layer { .. }), "{}", chain(&error));
-        assert_eq!(site.registry.asked_for(&blob_path(&layer.blob)), 3);
-    }
 }
 
 #[test]
