@@ -3,17 +3,19 @@
 //! Nothing here opens a file, asks the kernel or reads the environment, so a command line can be
 //! judged without side effects. [`crate::task`] turns it into a task.
 
+mod images;
 mod sandbox;
 mod values;
 mod verbs;
 
 use clap::{Parser, Subcommand};
 
+pub(crate) use images::{ImagesArgs, ImagesVerb, InspectArgs, ListArgs, PullArgs};
 pub(crate) use sandbox::SandboxArgs;
-pub(crate) use values::{Function, Input, Keyword, MountPoint};
+pub(crate) use values::{Function, Input, Kept, Keyword, MountPoint};
 pub(crate) use verbs::{
-    CallArgs, CompletionsArgs, DoctorArgs, ImagesArgs, ImagesVerb, ListArgs, ManArgs, PlanArgs,
-    PolicyArgs, PolicyCheckArgs, PolicyShowArgs, PolicyVerb, PullArgs, RunArgs,
+    CallArgs, CompletionsArgs, DoctorArgs, ManArgs, PlanArgs, PolicyArgs, PolicyCheckArgs,
+    PolicyShowArgs, PolicyVerb, RunArgs,
 };
 
 /// Run functions and commands in container sandboxes
@@ -77,6 +79,7 @@ impl Verb {
             Self::Images(args) => match &args.verb {
                 ImagesVerb::Pull(args) => args.json,
                 ImagesVerb::List(args) => args.json,
+                ImagesVerb::Inspect(args) => args.json,
             },
             Self::Completions(_) | Self::Man(_) => false,
         }

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io;
 use std::path::Path;
 
-use ric_images::{PullError, RegistryError, ResolveError, SourceError, StoreError};
+use ric_images::{PullError, RegistryError, ResolveError, SourceError, StoreError, StoredError};
 use ric_policies::{LoadError, SITE_FILE};
 use ric_runtime::{Actor, ProbeError, Refusal, RunError, StartError};
 
@@ -81,6 +81,17 @@ fn store_actor(error: &StoreError) -> Actor {
         StoreError::Damaged { .. } => Actor::User,
         StoreError::Content { .. } => Actor::Us,
     }
+}
+
+/// An image of the store at `root` cannot be read.
+pub(crate) fn stored(root: &Path, error: &StoredError) -> Failure {
+    let must_act = match error {
+        StoredError::Incomplete { .. } | StoredError::Manifest { .. } => Actor::User,
+        StoredError::Store { source, .. } => store_actor(source),
+    };
+    let attempt = format!("cannot use the images in {}", root.display());
+    let hint = "pull it again, or look for damage with `run-in-container images verify`";
+    Failure::new(must_act, attempt).because(error).hint(hint)
 }
 
 /// The image has no manifest that can be used.

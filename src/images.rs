@@ -1,4 +1,6 @@
-//! `images pull` and `images list`.
+//! The verbs of `images`: `pull` and `list` here, the others below.
+
+mod inspect;
 
 use ric_images::{Digest, Form, Store};
 use serde_json::{Value, json};
@@ -17,6 +19,7 @@ pub(crate) fn images(verb: ImagesVerb) -> Result<Answer, Failure> {
     match verb {
         ImagesVerb::Pull(args) => pull(args),
         ImagesVerb::List(args) => list(&args),
+        ImagesVerb::Inspect(args) => inspect::inspect(args),
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::Value;
 
 use crate::document::{Document, LAYERS_MAX, ManifestError, Platform, packing, parse_json};
 use crate::shown::shown;
@@ -89,6 +90,15 @@ pub fn read_documents(manifest: &[u8], config: &[u8]) -> Result<Manifest, Manife
     let document = Document::parse(manifest, None)?;
     let identity = Identity::Digest(Digest::of(manifest));
     assemble(String::new(), identity, &document, ImageConfig::parse(config)?)
+}
+
+/// The labels of a configuration. Those that are no text are left out: nothing depends on them, and
+/// an image must not fail to be shown for one.
+pub(crate) fn read_labels(config: &[u8]) -> Result<BTreeMap<String, String>, ManifestError> {
+    let json: Value = parse_json("configuration", config)?;
+    let labels = json["config"]["Labels"].as_object();
+    let text = |(name, value): (&String, &Value)| Some((name.clone(), value.as_str()?.to_owned()));
+    Ok(labels.into_iter().flatten().filter_map(text).collect())
 }
 
 fn parse_diff_id((number, text): (usize, String)) -> Result<Digest, ManifestError> {

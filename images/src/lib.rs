@@ -30,4 +30,6 @@ pub use pull::{PullError, ensure};
 pub use reference::{Part, Reference, ReferenceError, RegistryName};
 pub use resolve::{ResolveError, resolve};
 pub use source::{HttpError, RegistryError, SourceError, Timeouts};
-pub use store::{Damage, Store, StoreError, Unsafe, default_root, is_local_filesystem};
+pub use store::{
+    Damage, Store, StoreError, StoredError, StoredImage, Unsafe, default_root, is_local_filesystem,
+};

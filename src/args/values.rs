@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use ric_images::{Reference, ReferenceError};
+use ric_images::{Digest, DigestError, Reference, ReferenceError};
 use ric_policies::{Access, Cpus, EngineName, Memory, Network, Pids, Time, Unit};
 use ric_runtime::{Fresh, UserChoice};
 use serde_json::Value;
@@ -63,6 +63,15 @@ pub(crate) struct Keyword {
     pub value: Value,
 }
 
+/// What the store may know an image by.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Kept {
+    /// A name.
+    Reference(Reference),
+    /// The digest of a manifest.
+    Digest(Digest),
+}
+
 /// Why a value is malformed, as a sentence without a full stop.
 type Problem = String;
 
@@ -115,6 +124,14 @@ pub(super) fn parse_image(text: &str) -> Result<Reference, Problem> {
         Some(hint) => format!("{error}; {hint}"),
         None => error.to_string(),
     })
+}
+
+/// A digest looks like a short name with a tag, so that it comes first.
+pub(super) fn parse_kept(text: &str) -> Result<Kept, Problem> {
+    if text.starts_with("sha256:") {
+        return text.parse().map(Kept::Digest).map_err(|error: DigestError| error.to_string());
+    }
+    parse_image(text).map(Kept::Reference)
 }
 
 pub(super) fn parse_size(text: &str) -> Result<u64, Problem> {

@@ -24,6 +24,7 @@ mod generated;
 mod layers;
 mod location;
 mod names;
+mod stored;
 mod work;
 
 use std::io::{self, Read};
@@ -37,6 +38,7 @@ use rustix::io::Errno;
 pub use check::Damage;
 pub use error::{StoreError, Unsafe};
 pub use location::{default_root, is_local_filesystem};
+pub use stored::{StoredError, StoredImage};
 
 /// The directories of a store, parents first.
 const DIRECTORIES: [&str; 6] = ["blobs", "blobs/sha256", "names", "layers", "generated", "tmp"];

@@ -1,0 +1,161 @@
+//! Keeping images, as a user does it: what is told, what goes, what stays, and the exit codes.
+
+// The whole file is a test; the lints look for `mod tests`.
+#![allow(clippy::tests_outside_test_module, clippy::unwrap_used, clippy::disallowed_methods)]
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// A directory with a store and layouts to pull from.
+struct Site {
+    directory: tempfile::TempDir,
+}
+
+impl Site {
+    fn new() -> Site {
+        Site { directory: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn images(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_run-in-container"))
+            .arg("images")
+            .args(arguments)
+            .arg("--store")
+            .arg(self.path("store"))
+            .env_clear()
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// The same with `--json`, which must end with this exit code.
+    fn json(&self, arguments: &[&str], exit_code: i32) -> Value {
+        let output = self.images(&[arguments, &["--json"]].concat());
+        assert_eq!(output.status.code(), Some(exit_code), "{arguments:?}: {output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Writes a layout of one image with these layers, and its reference.
+    fn layout(&self, name: &str, layers: &[Vec<u8>]) -> String {
+        let config = json!({
+            "os": "linux",
+            "architecture": if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" },
+            "config": {
+                "Entrypoint": ["/bin/tool"], "Cmd": ["--help"], "Env": ["PATH=/bin", "A=b=c"],
+                "WorkingDir": "/work", "User": "1000",
+                "Labels": {"org.example.name": name, "odd": "\u{1b}[2J", "number": 1},
+            },
+            "rootfs": {"type": "layers", "diff_ids": layers.iter().map(|l| digest(l)).collect::<Vec<_>>()},
+        });
+        let config = config.to_string().into_bytes();
+        let described = |kind: &str, bytes: &[u8]| json!({"mediaType": kind, "digest": digest(bytes), "size": bytes.len()});
+        let tar = "application/vnd.oci.image.layer.v1.tar";
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": MANIFEST,
+            "config": described("application/vnd.oci.image.config.v1+json", &config),
+            "layers": layers.iter().map(|layer| described(tar, layer)).collect::<Vec<_>>(),
+        });
+        let manifest = manifest.to_string().into_bytes();
+        let index = json!({"schemaVersion": 2, "manifests": [described(MANIFEST, &manifest)]});
+        let root = self.path(name);
+        fs::create_dir_all(root.join("blobs/sha256")).unwrap();
+        fs::write(root.join("oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#).unwrap();
+        fs::write(root.join("index.json"), index.to_string()).unwrap();
+        for blob in layers.iter().chain([&manifest, &config]) {
+            fs::write(root.join("blobs/sha256").join(&digest(blob)[7..]), blob).unwrap();
+        }
+        format!("oci:{}", root.display())
+    }
+
+    /// Writes a layout, pulls it, and takes the layout away: reference and manifest.
+    fn pulled(&self, name: &str, layers: &[Vec<u8>]) -> (String, String) {
+        let reference = self.layout(name, layers);
+        let rows = self.json(&["pull", &reference], 0);
+        fs::rename(self.path(name), self.path(&format!("{name}-away"))).unwrap();
+        (reference, rows[0]["identity"].as_str().unwrap().to_owned())
+    }
+}
+
+fn digest(bytes: &[u8]) -> String {
+    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+/// A layer of one file.
+fn layer(name: &str, bytes: usize) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(bytes.try_into().unwrap());
+    header.set_mode(0o644);
+    header.set_mtime(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    builder.append_data(&mut header, name, &*vec![b'x'; bytes]).unwrap();
+    builder.into_inner().unwrap()
+}
+
+/// Exit code 125, and all of this on standard error.
+fn fails(output: &Output, said: &[&str]) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{stderr}");
+    for words in said {
+        assert!(stderr.contains(words), "it does not say `{words}`: {stderr}");
+    }
+}
+
+/// By name or digest, after the place it came from is gone.
+#[test]
+fn inspect_shows_what_the_store_has() {
+    let site = Site::new();
+    let (one, two) = (layer("one", 10), layer("two", 20));
+    let (reference, manifest) = site.pulled("tool", &[one.clone(), two.clone()]);
+    let row = |tar: &Vec<u8>| {
+        json!({"digest": digest(tar), "diff_id": digest(tar), "size_bytes": tar.len(),
+               "unpacked": true})
+    };
+    let expected = json!({
+        "digest": manifest,
+        "references": [reference],
+        "platform": if cfg!(target_arch = "x86_64") { "linux/amd64" } else { "linux/arm64" },
+        "entrypoint": ["/bin/tool"],
+        "command": ["--help"],
+        "variables": ["PATH=/bin", "A=b=c"],
+        "workdir": "/work",
+        "user": "1000",
+        "labels": {"odd": "\u{1b}[2J", "org.example.name": "tool"},
+        "layers": [row(&one), row(&two)],
+    });
+    assert_eq!(site.json(&["inspect", &reference], 0), expected);
+    assert_eq!(site.json(&["inspect", &manifest], 0), expected);
+    let output = site.images(&["inspect", &reference]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    for line in
+        ["entry point  [\"/bin/tool\"]", "workdir      /work", "label        odd=\\u{1b}[2J"]
+    {
+        assert!(text.lines().any(|it| it == line), "no line `{line}`:\n{text}");
+    }
+}
+
+#[test]
+fn inspect_of_what_is_not_there_says_how_to_get_it() {
+    let site = Site::new();
+    let reference = "docker://registry.example.org/tool:1";
+    let hint = format!("hint: `run-in-container images pull {reference}`");
+    fails(&site.images(&["inspect", reference]), &["does not have it", &hint]);
+    assert!(!site.path("store").exists(), "looking makes no store");
+    site.pulled("tool", &[layer("one", 10)]);
+    fails(&site.images(&["inspect", reference]), &["does not have it", &hint]);
+    let unknown = digest(b"no such image");
+    fails(&site.images(&["inspect", &unknown]), &["does not have it", "images list"]);
+    fails(&site.images(&["inspect", "sha256:12"]), &["it has another length"]);
+}
