@@ -10,7 +10,9 @@ mod verbs;
 
 use clap::{Parser, Subcommand};
 
-pub(crate) use images::{ImagesArgs, ImagesVerb, InspectArgs, ListArgs, PullArgs};
+pub(crate) use images::{
+    GcArgs, ImagesArgs, ImagesVerb, InspectArgs, ListArgs, PullArgs, RemoveArgs, VerifyArgs,
+};
 pub(crate) use sandbox::SandboxArgs;
 pub(crate) use values::{Function, Input, Kept, Keyword, MountPoint};
 pub(crate) use verbs::{
@@ -80,6 +82,9 @@ impl Verb {
                 ImagesVerb::Pull(args) => args.json,
                 ImagesVerb::List(args) => args.json,
                 ImagesVerb::Inspect(args) => args.json,
+                ImagesVerb::Remove(args) => args.json,
+                ImagesVerb::Gc(args) => args.json,
+                ImagesVerb::Verify(args) => args.json,
             },
             Self::Completions(_) | Self::Man(_) => false,
         }

@@ -78,7 +78,7 @@ fn store_actor(error: &StoreError) -> Actor {
         StoreError::Root { .. } | StoreError::Disk { .. } | StoreError::TooLarge { .. } => {
             Actor::User
         }
-        StoreError::Damaged { .. } => Actor::User,
+        StoreError::Damaged { .. } | StoreError::InUse { .. } => Actor::User,
         StoreError::Content { .. } => Actor::Us,
     }
 }

@@ -1,6 +1,7 @@
 //! The verbs of `images`: `pull` and `list` here, the others below.
 
 mod inspect;
+mod keep;
 
 use ric_images::{Digest, Form, Store};
 use serde_json::{Value, json};
@@ -20,6 +21,9 @@ pub(crate) fn images(verb: ImagesVerb) -> Result<Answer, Failure> {
         ImagesVerb::Pull(args) => pull(args),
         ImagesVerb::List(args) => list(&args),
         ImagesVerb::Inspect(args) => inspect::inspect(args),
+        ImagesVerb::Remove(args) => keep::remove(args),
+        ImagesVerb::Gc(args) => keep::gc(&args),
+        ImagesVerb::Verify(args) => keep::verify(&args),
     }
 }
 

@@ -159,3 +159,104 @@ fn inspect_of_what_is_not_there_says_how_to_get_it() {
     fails(&site.images(&["inspect", &unknown]), &["does not have it", "images list"]);
     fails(&site.images(&["inspect", "sha256:12"]), &["it has another length"]);
 }
+
+/// Two images that share a layer: one goes, and with it only what the other does not need.
+#[test]
+fn remove_and_gc_take_what_no_other_image_needs() {
+    let site = Site::new();
+    let (shared, one, two) = (layer("shared", 9000), layer("one", 9000), layer("two", 9000));
+    let (first, first_manifest) = site.pulled("first", &[shared.clone(), one.clone()]);
+    let (second, _) = site.pulled("second", &[shared.clone(), two.clone()]);
+    assert_eq!(site.json(&["gc"], 0)["freed_bytes"], 0);
+
+    let removed = site.json(&["remove", &first], 0);
+    let row = json!({"reference": first, "digest": first_manifest, "manifest_removed": true});
+    assert_eq!(removed["removed"], json!([row]));
+    fails(&site.images(&["inspect", &first]), &["does not have it"]);
+    let expected = site.json(&["gc", "--dry-run"], 0);
+    assert_eq!(expected["layers"], json!([digest(&one)]));
+    assert_eq!(expected["freed_bytes"], removed["freeable_bytes"]);
+    assert!(expected["freed_bytes"].as_u64().unwrap() > 9000, "{expected}");
+    assert_eq!(layers(&site), names(&[&shared, &one, &two]), "a dry run removes nothing");
+
+    let collected = site.json(&["gc"], 0);
+    assert_eq!(collected["freed_bytes"], expected["freed_bytes"]);
+    assert_eq!((&collected["layers"], &collected["in_use"]), (&expected["layers"], &json!([])));
+    assert_eq!(layers(&site), names(&[&shared, &two]));
+    assert_eq!(fs::read_dir(site.path("store/tmp")).unwrap().count(), 0);
+    assert_eq!(site.json(&["verify"], 0), json!([]));
+    let whole = site.json(&["inspect", &second], 0);
+    assert!(whole["layers"].as_array().unwrap().iter().all(|layer| layer["unpacked"] == true));
+}
+
+/// One name that is not there, and nothing goes.
+#[test]
+fn remove_removes_all_or_nothing() {
+    let site = Site::new();
+    let (reference, manifest) = site.pulled("tool", &[layer("one", 10)]);
+    let unknown = "docker://registry.example.org/tool:1";
+    fails(&site.images(&["remove", &reference, unknown]), &[unknown, "does not have it"]);
+    assert_eq!(site.json(&["list"], 0).as_array().unwrap().len(), 1);
+    let output = site.images(&["remove", &manifest]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with(&format!("removed {reference}  {manifest}\n")), "{text}");
+    assert_eq!(site.json(&["list"], 0), json!([]));
+}
+
+/// Which was used last is told by use, not by when it was pulled.
+#[test]
+fn gc_with_a_size_takes_the_least_recently_used() {
+    let site = Site::new();
+    let tars = [layer("one", 300_000), layer("two", 300_000), layer("three", 300_000)];
+    let pull = |n: usize| site.pulled(&format!("image-{n}"), &tars[n..=n]).0;
+    let references = [pull(0), pull(1), pull(2)];
+    // Used again: the oldest is the latest now.
+    fs::rename(site.path("image-0-away"), site.path("image-0")).unwrap();
+    site.json(&["pull", &references[0]], 0);
+    let collected = site.json(&["gc", "--max-size", "700KiB"], 0);
+    assert_eq!(collected["removed"][0]["reference"], references[1]);
+    assert_eq!(collected["removed"].as_array().unwrap().len(), 1);
+    assert_eq!(layers(&site), names(&[&tars[0], &tars[2]]));
+    assert!(collected["left_bytes"].as_u64().unwrap() <= 700 << 10, "{collected}");
+}
+
+/// Exit code 1, the path and what is wrong; a repair leaves just that to be fetched.
+#[test]
+fn verify_finds_damage_and_repairs_it() {
+    let site = Site::new();
+    let (whole, broken) = (layer("whole", 10), layer("broken", 20));
+    let (reference, _) = site.pulled("tool", &[whole.clone(), broken.clone()]);
+    assert_eq!(site.json(&["verify"], 0), json!([]));
+    let holder = site.path("store/layers").join(&digest(&broken)[7..]);
+    fs::write(holder.join("tree/broken"), "other").unwrap();
+
+    let damage = site.json(&["verify"], 1);
+    assert_eq!(damage[0]["path"].as_str().unwrap(), holder.to_str().unwrap());
+    assert_eq!((&damage[0]["removed"], damage.as_array().unwrap().len()), (&json!(false), 1));
+    assert_eq!(site.images(&["verify"]).status.code(), Some(1));
+    assert!(holder.exists(), "without `--repair` nothing goes");
+    assert_eq!(site.json(&["verify", "--repair"], 1)[0]["removed"], true);
+    assert_eq!(layers(&site), names(&[&whole]));
+    assert_eq!(site.json(&["verify"], 0), json!([]));
+
+    // The whole layer's blob is gone from where it was: only the other is asked for.
+    fs::rename(site.path("tool-away"), site.path("tool")).unwrap();
+    fs::remove_file(site.path("tool/blobs/sha256").join(&digest(&whole)[7..])).unwrap();
+    site.json(&["pull", &reference], 0);
+    assert_eq!(layers(&site), names(&[&whole, &broken]));
+}
+
+/// The unpacked layers, by name.
+fn layers(site: &Site) -> Vec<String> {
+    let entries = fs::read_dir(site.path("store/layers")).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn names(tars: &[&Vec<u8>]) -> Vec<String> {
+    let mut names: Vec<_> = tars.iter().map(|tar| digest(tar)[7..].to_owned()).collect();
+    names.sort();
+    names
+}

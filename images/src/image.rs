@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::{Config, Identity};
+use crate::{Config, Identity, Lease};
 
 /// A form that engines need an image in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -21,4 +21,6 @@ pub struct Image {
     /// Directories, lowest first: unpacked layers, or the one directory of `dir:`. Empty for
     /// `host:`.
     pub layers: Vec<PathBuf>,
+    /// Keeps the layers in the store, as long as a copy of it lives.
+    pub lease: Lease,
 }

@@ -31,5 +31,6 @@ pub use reference::{Part, Reference, ReferenceError, RegistryName};
 pub use resolve::{ResolveError, resolve};
 pub use source::{HttpError, RegistryError, SourceError, Timeouts};
 pub use store::{
-    Damage, Store, StoreError, StoredError, StoredImage, Unsafe, default_root, is_local_filesystem,
+    Collect, Collected, Damage, Lease, Store, StoreError, StoredError, StoredImage, Unsafe,
+    Untagged, default_root, is_local_filesystem,
 };

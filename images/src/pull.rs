@@ -14,9 +14,9 @@ use std::thread;
 use crate::layer::LayerError;
 use crate::resolve::directory_fingerprint;
 use crate::source::{self, Source};
-use crate::store::{Store, StoreError};
+use crate::store::{LeasedLayer, Store, StoreError};
 use crate::{
-    Access, Digest, Form, Identity, Image, LayerDescriptor, Manifest, Progress, Reference,
+    Access, Digest, Form, Identity, Image, LayerDescriptor, Lease, Manifest, Progress, Reference,
     ReferenceError, SourceError,
 };
 
@@ -82,8 +82,8 @@ pub enum PullError {
         /// Why.
         source: Box<LayerError>,
     },
-    /// The store cannot note the image's name.
-    #[error("cannot note {reference} in the store")]
+    /// The store cannot keep the image's layers or its name.
+    #[error("cannot keep {reference} in the store")]
     Store {
         /// What was asked for.
         reference: String,
@@ -116,28 +116,22 @@ impl PullError {
 /// As in [`PullError`].
 pub fn ensure(manifest: &Manifest, form: Form, access: &Access<'_>) -> Result<Image, PullError> {
     let Form::Layers = form;
-    let layers = match &manifest.identity {
-        Identity::Fingerprint(fingerprint) => directory_layers(manifest, fingerprint)?,
+    let (layers, lease) = match &manifest.identity {
+        Identity::Fingerprint(fingerprint) => {
+            (directory_layers(manifest, fingerprint)?, Lease::default())
+        }
         Identity::Digest(digest) => {
             let reference = || manifest.reference.clone();
             let no_store = || PullError::NoStore { reference: reference() };
             let store = access.store.ok_or_else(no_store)?;
             let layers = ensure_layers(manifest, store, access)?;
             let error = |source| PullError::Store { reference: reference(), source };
-            note_name(store, &manifest.reference, digest).map_err(error)?;
+            store.tag_used(&manifest.reference, digest).map_err(error)?;
             layers
         }
     };
-    Ok(Image { identity: manifest.identity.clone(), config: manifest.config.clone(), layers })
-}
-
-/// Writes only what is new: a name costs a wait for the disk.
-fn note_name(store: &Store, reference: &str, digest: &Digest) -> Result<(), StoreError> {
-    match store.tagged(reference) {
-        Ok(Some(noted)) if noted == *digest => Ok(()),
-        // A damaged note is written anew.
-        Ok(_) | Err(_) => store.tag(reference, digest),
-    }
+    let (identity, config) = (manifest.identity.clone(), manifest.config.clone());
+    Ok(Image { identity, config, layers, lease })
 }
 
 fn parse_reference(manifest: &Manifest) -> Result<Reference, PullError> {
@@ -173,13 +167,19 @@ fn ensure_layers(
     manifest: &Manifest,
     store: &Store,
     access: &Access<'_>,
-) -> Result<Vec<PathBuf>, PullError> {
+) -> Result<(Vec<PathBuf>, Lease), PullError> {
     let mut there = HashMap::new();
     let mut missing: Vec<&LayerDescriptor> = Vec::new();
     for layer in &manifest.layers {
-        match store.layer(&layer.diff_id) {
-            Some(path) => {
-                there.insert(layer.diff_id, path);
+        if there.contains_key(&layer.diff_id) {
+            continue;
+        }
+        let leased = store
+            .lease_layer(&layer.diff_id)
+            .map_err(|source| PullError::Store { reference: manifest.reference.clone(), source })?;
+        match leased {
+            Some(leased) => {
+                there.insert(layer.diff_id, leased);
             }
             None if missing.iter().any(|other| other.diff_id == layer.diff_id) => {}
             None => missing.push(layer),
@@ -206,8 +206,9 @@ fn ensure_layers(
         };
         there.extend(fetch.all(&missing)?);
     }
-    let path = |layer: &LayerDescriptor| there[&layer.diff_id].clone();
-    Ok(manifest.layers.iter().map(path).collect())
+    let path = |layer: &LayerDescriptor| there[&layer.diff_id].tree.clone();
+    let paths = manifest.layers.iter().map(path).collect();
+    Ok((paths, Lease::of(there.into_values())))
 }
 
 /// Layers on their way into the store, by several threads.
@@ -223,7 +224,7 @@ struct Fetch<'a> {
 }
 
 impl Fetch<'_> {
-    fn all(&self, layers: &[&LayerDescriptor]) -> Result<HashMap<Digest, PathBuf>, PullError> {
+    fn all(&self, layers: &[&LayerDescriptor]) -> Result<HashMap<Digest, LeasedLayer>, PullError> {
         let done = Mutex::new(Ok(HashMap::new()));
         thread::scope(|scope| {
             for _ in 0..layers.len().min(LAYERS_AT_ONCE) {
@@ -232,8 +233,8 @@ impl Fetch<'_> {
                         let result = self.one(layer);
                         let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
                         match (&mut *done, result) {
-                            (Ok(paths), Ok(path)) => {
-                                paths.insert(layer.diff_id, path);
+                            (Ok(done), Ok(leased)) => {
+                                done.insert(layer.diff_id, leased);
                             }
                             (done @ Ok(_), Err(error)) => {
                                 self.stop.store(true, Ordering::Relaxed);
@@ -256,7 +257,7 @@ impl Fetch<'_> {
         layers.get(self.next.fetch_add(1, Ordering::Relaxed)).copied()
     }
 
-    fn one(&self, layer: &LayerDescriptor) -> Result<PathBuf, PullError> {
+    fn one(&self, layer: &LayerDescriptor) -> Result<LeasedLayer, PullError> {
         let (reference, digest) = (|| self.reference.to_owned(), layer.digest);
         let progress = self.access.progress;
         let blob = self.source.layer(layer).map_err(|error| PullError::Source {
@@ -266,14 +267,14 @@ impl Fetch<'_> {
         })?;
         progress.started(&digest, layer.blob_bytes);
         let mut watched = Watched { blob, digest, progress, stop: &self.stop };
-        let path = self.store.add_layer(layer, &mut watched, self.access.limits);
-        let path = path.map_err(|error| PullError::Layer {
+        let leased = self.store.lease_added_layer(layer, &mut watched, self.access.limits);
+        let leased = leased.map_err(|error| PullError::Layer {
             reference: reference(),
             digest,
             source: Box::new(error),
         })?;
         progress.finished(&digest);
-        Ok(path)
+        Ok(leased)
     }
 
     fn is_stopped(&self) -> bool {

@@ -113,7 +113,7 @@ pub fn resolve(reference: &Reference, access: &Access<'_>) -> Result<Manifest, R
         Reference::Registry(name) => match (pinned(name), access.store) {
             (Some(digest), Some(store)) => match read_image(reference, &Kept { store, digest }) {
                 Err(ResolveError::Source { .. }) => resolve_image(reference, access),
-                kept => kept.map(|image| image.manifest),
+                kept => keep(reference, kept?, store),
             },
             (Some(_) | None, _) => resolve_image(reference, access),
         },
@@ -146,13 +146,17 @@ fn resolve_image(reference: &Reference, access: &Access<'_>) -> Result<Manifest,
     let source = source::open(reference, access.network()).map_err(error)?;
     let source = source.expect("references without blobs were handled by the caller");
     let image = read_image(reference, source.as_ref())?;
-    if let Some(store) = access.store {
-        for (digest, bytes) in &image.documents {
-            store.put_blob(digest, bytes).map_err(|source| ResolveError::Store {
-                reference: reference.to_string(),
-                source,
-            })?;
-        }
+    match access.store {
+        Some(store) => keep(reference, image, store),
+        None => Ok(image.manifest),
+    }
+}
+
+fn keep(reference: &Reference, image: ReadImage, store: &Store) -> Result<Manifest, ResolveError> {
+    for (digest, bytes) in &image.documents {
+        store
+            .keep_document(digest, bytes)
+            .map_err(|source| ResolveError::Store { reference: reference.to_string(), source })?;
     }
     Ok(image.manifest)
 }

@@ -11,6 +11,7 @@ mod work;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
+use ric_images::Lease;
 use ric_policies::Protection;
 
 use self::tools::Tools;
@@ -31,8 +32,10 @@ pub struct Container {
     tools: Tools,
     /// To init.
     control: OwnedFd,
-    /// Dropped last: waits until nothing is left.
+    /// Waits until nothing is left, when it is dropped.
     monitor: Monitor,
+    /// Dropped last: until nothing is left, the image must stay in the store.
+    _lease: Lease,
 }
 
 impl Container {

@@ -19,6 +19,9 @@ pub(crate) enum ImagesVerb {
     Pull(PullArgs),
     List(ListArgs),
     Inspect(InspectArgs),
+    Remove(RemoveArgs),
+    Gc(GcArgs),
+    Verify(VerifyArgs),
 }
 
 /// Fetch and unpack images into the store, and print their digests
@@ -72,6 +75,65 @@ pub(crate) struct InspectArgs {
     pub store: Option<PathBuf>,
 
     /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Remove images from the store by name
+///
+/// A digest means all names of that image. What runs goes on: layers and configurations stay until
+/// `images gc`. If an image is not in the store, nothing is removed.
+#[derive(Debug, Args)]
+pub(crate) struct RemoveArgs {
+    /// Images as `images list` shows them, or digests of their manifests
+    #[arg(value_name = "REF", required = true, value_parser = values::parse_kept)]
+    pub images: Vec<Kept>,
+
+    /// Directory of images
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Remove what no image in the store needs any more
+///
+/// What a running container or a pull uses stays, and goes the next time.
+#[derive(Debug, Args)]
+pub(crate) struct GcArgs {
+    /// Only say what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Remove the images used least recently too, until the others fit: `20GiB`
+    #[arg(long, value_name = "SIZE", value_parser = values::parse_size)]
+    pub max_size: Option<u64>,
+
+    /// Directory of images
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Read everything in the store and compare it with what was stored
+///
+/// Ends with 1 if something is damaged, repaired or not.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Remove what is damaged and not in use, so that the next pull fetches just that again
+    #[arg(long)]
+    pub repair: bool,
+
+    /// Directory of images
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    /// Print one JSON array
     #[arg(long)]
     pub json: bool,
 }

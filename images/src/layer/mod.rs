@@ -10,7 +10,7 @@
 //! - `tree` finds and makes directories, below the layer's root whatever links there are;
 //! - `write` makes everything else;
 //! - `remove` takes a tree away again;
-//! - `fingerprint` digests a tree as it is on disk.
+//! - `fingerprint` digests a tree as it is on disk, and `measure` says how much of it that takes.
 //!
 //! Three threads work on a layer: this one unpacks, one hashes the tar, one writes. A layer is
 //! unpacked without its lower ones, so that layers can be unpacked in any order and shared by all
@@ -24,6 +24,7 @@ mod error;
 mod fingerprint;
 mod header;
 mod limits;
+mod measure;
 mod name;
 mod packed;
 mod pax;
@@ -41,6 +42,7 @@ pub use limits::Limits;
 pub use write::Contents;
 
 pub(crate) use fingerprint::fingerprint;
+pub(crate) use measure::disk_bytes;
 pub(crate) use remove::remove;
 
 use crate::{Digest, LayerDescriptor};

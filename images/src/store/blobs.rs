@@ -46,9 +46,4 @@ impl Store {
         }
         Ok(Some(bytes))
     }
-
-    /// Removes a blob, so that it can be stored again.
-    pub(super) fn remove_blob(&self, name: &str) -> Result<(), StoreError> {
-        self.work(&format!("blob-{name}"))?.take_away(BLOBS, name)
-    }
 }

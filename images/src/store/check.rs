@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
+use rustix::fs::FlockOperation;
+
 use super::blobs::BLOBS;
 use super::layers::LAYERS;
+use super::lease::{Lock, Thing};
 use super::names::NAMES;
 use super::{Store, StoreError};
 use crate::Digest;
@@ -51,14 +54,37 @@ impl Store {
         Ok(found)
     }
 
-    /// Removes what is damaged, so that the next pull brings just that again. What uses a damaged
-    /// layer must be stopped before.
+    /// Removes what is damaged, so that the next pull brings just that again.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] if a container or a pull uses it.
     pub fn discard(&self, damage: &Damage) -> Result<(), StoreError> {
-        match damage.kind {
-            Kind::Blob => self.remove_blob(&damage.name),
-            Kind::Layer => self.remove_layer_named(&damage.name),
-            Kind::Name => self.remove_name(&damage.name),
+        let name = &damage.name;
+        match (damage.kind, digest_of(name)) {
+            (Kind::Blob, Some(digest)) => self.discard_thing(&Thing::Blob(digest)),
+            (Kind::Layer, Some(digest)) => self.discard_thing(&Thing::Layer(digest)),
+            // Nobody uses what has no right name.
+            (Kind::Blob, None) => self.work(&format!("blob-{name}"))?.take_away(BLOBS, name),
+            (Kind::Layer, None) => self.work(&format!("layer-{name}"))?.take_away(LAYERS, name),
+            (Kind::Name, _) => {
+                let _lock = self.lock_names(FlockOperation::LockExclusive)?;
+                self.remove_name(name)
+            }
         }
+    }
+
+    /// Removes something that nobody uses; what is not there is fine.
+    pub(super) fn discard_thing(&self, thing: &Thing) -> Result<(), StoreError> {
+        let (parent, name) = (thing.parent(), thing.digest().hex());
+        let work = self.work(&thing.work())?;
+        let _lease = match self.lock_thing(thing, FlockOperation::NonBlockingLockExclusive)? {
+            Lock::Taken => {
+                return Err(StoreError::InUse { path: self.root.join(parent).join(name) });
+            }
+            Lock::Held(lock) => Some(lock),
+            Lock::Absent => None,
+        };
+        work.take_away(parent, &name)
     }
 
     fn check_blob(&self, name: &str) -> Result<Option<String>, StoreError> {
@@ -69,8 +95,14 @@ impl Store {
     }
 
     fn check_layer(&self, name: &str) -> Result<Option<String>, StoreError> {
-        if digest_of(name).is_none() {
-            return Ok(Some(MISNAMED.to_owned()));
+        let Some(digest) = digest_of(name) else { return Ok(Some(MISNAMED.to_owned())) };
+        // So that it does not go while it is read.
+        let _lease = match self.lock_thing(&Thing::Layer(digest), FlockOperation::LockShared)? {
+            Lock::Held(lock) => Some(lock),
+            Lock::Taken | Lock::Absent => None,
+        };
+        if !self.has(&format!("{LAYERS}/{name}"))? {
+            return Ok(None);
         }
         let compared = self.record(name).and_then(|record| {
             let is_same = self.fingerprint(name)? == record.fingerprint;

@@ -34,6 +34,12 @@ pub enum StoreError {
         /// What is wrong with it.
         what: String,
     },
+    /// It was to be removed, and a container or a pull uses it. It goes when that has ended.
+    #[error("{} is in use", .path.display())]
+    InUse {
+        /// What.
+        path: PathBuf,
+    },
     /// A file is larger than the caller takes.
     #[error("{} has more than {bytes_max} bytes", .path.display())]
     TooLarge {

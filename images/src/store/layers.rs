@@ -4,9 +4,10 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
+use super::lease::{LEASE, LeasedLayer, Thing};
 use super::work::write_synced;
 use super::{SMALL_FILE_BYTES_MAX, Store, StoreError};
 use crate::layer::fingerprint;
@@ -52,15 +53,24 @@ impl Store {
         blob: &mut dyn Read,
         limits: &Limits,
     ) -> Result<PathBuf, LayerError> {
-        if let Some(tree) = self.layer(&layer.diff_id) {
-            return Ok(tree);
-        }
+        self.lease_added_layer(layer, blob, limits).map(|layer| layer.tree)
+    }
+
+    /// As [`Store::add_layer`]; the layer stays as long as what is returned lives.
+    pub(crate) fn lease_added_layer(
+        &self,
+        layer: &LayerDescriptor,
+        blob: &mut dyn Read,
+        limits: &Limits,
+    ) -> Result<LeasedLayer, LayerError> {
         let diff_id = layer.diff_id;
         let kept = |source| LayerError::Store { diff_id, source };
-        let name = diff_id.hex();
-        let work = self.work(&format!("layer-{name}")).map_err(kept)?;
-        if let Some(tree) = self.layer(&diff_id) {
-            return Ok(tree);
+        if let Some(leased) = self.lease_layer(&diff_id).map_err(kept)? {
+            return Ok(leased);
+        }
+        let work = self.work(&Thing::Layer(diff_id).work()).map_err(kept)?;
+        if let Some(leased) = self.lease_layer(&diff_id).map_err(kept)? {
+            return Ok(leased);
         }
         // A directory of ours around the tree, whose own mode may be one that cannot be renamed.
         let holder = work.make_directory().map_err(kept)?;
@@ -69,17 +79,17 @@ impl Store {
         let fingerprint = self.settle(&tree).map_err(kept)?;
         let record = Record::new(layer, &contents, fingerprint);
         self.write_record(&holder, &record).map_err(kept)?;
-        work.publish(LAYERS, &name).map_err(kept)?;
-        Ok(self.root.join(tree_of(&diff_id)))
+        let lock = self.new_lease(&holder).map_err(kept)?;
+        work.publish(LAYERS, &diff_id.hex()).map_err(kept)?;
+        Ok(LeasedLayer { tree: self.root.join(tree_of(&diff_id)), lock })
     }
 
-    /// Removes a layer; one that is not there is fine. No container may use it.
+    /// Removes a layer; one that is not there is fine.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] if a container uses it.
     pub fn remove_layer(&self, diff_id: &Digest) -> Result<(), StoreError> {
-        self.remove_layer_named(&diff_id.hex())
-    }
-
-    pub(super) fn remove_layer_named(&self, name: &str) -> Result<(), StoreError> {
-        self.work(&format!("layer-{name}"))?.take_away(LAYERS, name)
+        self.discard_thing(&Thing::Layer(*diff_id))
     }
 
     fn make_tree(&self, holder: &OwnedFd) -> Result<OwnedFd, StoreError> {
@@ -106,6 +116,16 @@ impl Store {
         let content = serde_json::to_vec(record).expect("numbers and strings have a JSON form");
         write_synced(holder, RECORD, &content).map_err(self.failed("write(2)", RECORD))?;
         rustix::fs::fsync(holder).map_err(self.disk("fsync(2)", RECORD))
+    }
+
+    /// Makes the file that leases are locks on, with one of ours.
+    fn new_lease(&self, holder: &OwnedFd) -> Result<OwnedFd, StoreError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let lock = rustix::fs::openat(holder, LEASE, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(self.disk("openat(2)", LEASE))?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared)
+            .map_err(self.disk("flock(2)", LEASE))?;
+        Ok(lock)
     }
 
     /// Reads what stands beside the tree of a layer.

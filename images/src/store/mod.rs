@@ -7,6 +7,8 @@
 //! layers/HEX/tree          an unpacked layer by diff ID, as overlayfs wants it
 //! layers/HEX/record.json   what it was made from, and its fingerprint
 //! generated/BOOT/KIND/HEX  small trees that can be made again, valid until the next boot
+//! layers/HEX/lease         locked by whoever uses the layer
+//! names.lock               locked by whoever writes a name or collects garbage
 //! tmp/WHAT, tmp/WHAT.lock  work in progress, and the lock of who does it
 //! ```
 //!
@@ -19,25 +21,35 @@
 
 mod blobs;
 mod check;
+mod collect;
 mod error;
 mod generated;
 mod layers;
+mod lease;
 mod location;
 mod names;
 mod stored;
 mod work;
 
+use std::collections::HashMap;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use crate::Digest;
+
 pub use check::Damage;
+pub use collect::{Collect, Collected};
 pub use error::{StoreError, Unsafe};
+pub use lease::Lease;
+pub(crate) use lease::LeasedLayer;
 pub use location::{default_root, is_local_filesystem};
+pub use names::Untagged;
 pub use stored::{StoredError, StoredImage};
 
 /// The directories of a store, parents first.
@@ -58,6 +70,8 @@ pub struct Store {
     root: PathBuf,
     /// Everything is reached from here, so that replacing a parent of the root changes nothing.
     directory: OwnedFd,
+    /// Documents that must not go: locks on them, held until the store is closed.
+    documents: Mutex<HashMap<Digest, OwnedFd>>,
 }
 
 impl Store {
@@ -76,7 +90,7 @@ impl Store {
             source,
         })?;
         let directory = open_root(&root)?;
-        let store = Store { root, directory };
+        let store = Store { root, directory, documents: Mutex::default() };
         if !store.has(MARKER)? {
             store.fill()?;
         }
@@ -138,6 +152,11 @@ impl Store {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let path = if path.is_empty() { "." } else { path };
         rustix::fs::openat(self, path, flags, Mode::empty()).map_err(self.disk("openat(2)", path))
+    }
+
+    fn sync_directory(&self, path: &str) -> Result<(), StoreError> {
+        let directory = self.open_directory(path)?;
+        rustix::fs::fsync(&directory).map_err(self.disk("fsync(2)", path))
     }
 
     /// The names in a directory of the store, sorted.

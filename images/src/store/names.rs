@@ -1,7 +1,11 @@
 //! Which manifest a reference meant when it was last looked up.
 
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{AtFlags, FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use serde::{Deserialize, Serialize};
 
+use super::lease::Thing;
 use super::{SMALL_FILE_BYTES_MAX, Store, StoreError};
 use crate::Digest;
 
@@ -16,15 +20,73 @@ struct Name {
     manifest: Digest,
 }
 
+/// A name that was forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Untagged {
+    /// What it meant.
+    pub manifest: Digest,
+    /// Whether that manifest went too.
+    pub manifest_removed: bool,
+}
+
 impl Store {
     /// Remembers that `reference` means `manifest`. Durable when it returns; the last one wins.
     pub fn tag(&self, reference: &str, manifest: &Digest) -> Result<(), StoreError> {
-        let name = Name { reference: reference.to_owned(), manifest: *manifest };
-        let content = serde_json::to_vec(&name).expect("strings have a JSON form");
+        let content = to_json(reference, manifest);
+        let _lock = self.lock_names(FlockOperation::LockShared)?;
+        self.write_name(&file_of(reference), &content)
+    }
+
+    /// As [`Store::tag`], and notes that the name was used now. Writes a name only if it is new: it
+    /// costs a wait for the disk.
+    pub(crate) fn tag_used(&self, reference: &str, manifest: &Digest) -> Result<(), StoreError> {
+        let _lock = self.lock_names(FlockOperation::LockShared)?;
         let file = file_of(reference);
+        // A damaged note is written anew.
+        if self.name(&file).ok().flatten().is_some_and(|(_, noted)| noted == *manifest) {
+            let path = format!("{NAMES}/{file}");
+            let keep = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+            let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+            let times = Timestamps { last_access: keep, last_modification: now };
+            return rustix::fs::utimensat(self, &path, &times, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(self.disk("utimensat(2)", &path));
+        }
+        self.write_name(&file, &to_json(reference, manifest))
+    }
+
+    fn write_name(&self, file: &str, content: &[u8]) -> Result<(), StoreError> {
         let work = self.work(&format!("name-{file}"))?;
-        work.write_file(&content)?;
-        work.publish(NAMES, &file)
+        work.write_file(content)?;
+        work.publish(NAMES, file)
+    }
+
+    /// When the name in `file` was written or used last.
+    pub(super) fn used(&self, file: &str) -> Result<SystemTime, StoreError> {
+        let path = format!("{NAMES}/{file}");
+        let stat = self.stat(&path).map_err(self.disk("fstatat(2)", &path))?;
+        let seconds = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
+        let nanoseconds = Duration::from_nanos(u64::try_from(stat.st_mtime_nsec).unwrap_or(0));
+        Ok(SystemTime::UNIX_EPOCH + seconds + nanoseconds)
+    }
+
+    /// Forgets what `reference` means, and removes the manifest if no other name means it: what it
+    /// was and whether that went. None if there was no such name. The rest is left to
+    /// [`Store::collect`].
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if the entry cannot be read.
+    pub fn untag(&self, reference: &str) -> Result<Option<Untagged>, StoreError> {
+        let _lock = self.lock_names(FlockOperation::LockExclusive)?;
+        let Some(manifest) = self.tagged(reference)? else { return Ok(None) };
+        self.remove_name(&file_of(reference))?;
+        let is_named = self.tags()?.iter().any(|(_, other)| *other == manifest);
+        let manifest_removed = !is_named
+            && match self.discard_thing(&Thing::Blob(manifest)) {
+                Ok(()) => true,
+                Err(StoreError::InUse { .. }) => false,
+                Err(error) => return Err(error),
+            };
+        Ok(Some(Untagged { manifest, manifest_removed }))
     }
 
     /// The manifest that `reference` meant last; none if it was never tagged.
@@ -69,6 +131,11 @@ impl Store {
     pub(super) fn remove_name(&self, file: &str) -> Result<(), StoreError> {
         self.work(&format!("name-{file}"))?.take_away(NAMES, file)
     }
+}
+
+fn to_json(reference: &str, manifest: &Digest) -> Vec<u8> {
+    let name = Name { reference: reference.to_owned(), manifest: *manifest };
+    serde_json::to_vec(&name).expect("strings have a JSON form")
 }
 
 fn file_of(reference: &str) -> String {

@@ -46,6 +46,11 @@ impl Store {
         }
     }
 
+    /// As `work`, but waits for nobody: none if another works on `name`.
+    pub(super) fn try_work(&self, name: &str) -> Result<Option<Work<'_>>, StoreError> {
+        self.lock(name, FlockOperation::NonBlockingLockExclusive)
+    }
+
     /// Takes the lock of `name`; none if another has it, or had it and removed it meanwhile.
     fn lock(&self, name: &str, wait: FlockOperation) -> Result<Option<Work<'_>>, StoreError> {
         let tmp = self.open_directory(TMP)?;
@@ -89,8 +94,7 @@ impl Work<'_> {
     /// without it.
     pub(super) fn publish(self, parent: &str, target: &str) -> Result<(), StoreError> {
         self.publish_unsynced(parent, target)?;
-        let directory = self.store.open_directory(parent)?;
-        rustix::fs::fsync(&directory).map_err(self.store.disk("fsync(2)", parent))
+        self.store.sync_directory(parent)
     }
 
     /// As `publish`, for what need not survive a power failure.
@@ -109,6 +113,28 @@ impl Work<'_> {
             Err(errno) => return Err(self.store.disk("renameat(2)", name)(errno)),
         }
         rustix::fs::fsync(&directory).map_err(self.store.disk("fsync(2)", parent))?;
+        self.clear()
+    }
+
+    /// Moves something of the store into this work's directory `bin`, to go with it. What is not
+    /// there any more is fine.
+    pub(super) fn move_in(
+        &self,
+        bin: &OwnedFd,
+        parent: &str,
+        name: &str,
+    ) -> Result<(), StoreError> {
+        let directory = self.store.open_directory(parent)?;
+        // A blob may have the name of a layer.
+        let target = format!("{}-{name}", parent.replace('/', "-"));
+        match rustix::fs::renameat(&directory, name, bin, target) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(self.store.disk("renameat(2)", &format!("{parent}/{name}"))(errno)),
+        }
+    }
+
+    /// Removes what is in the work, and says if that cannot be done.
+    pub(super) fn end(self) -> Result<(), StoreError> {
         self.clear()
     }
 

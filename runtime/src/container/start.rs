@@ -137,6 +137,7 @@ impl Container {
             tools,
             control,
             monitor,
+            _lease: image.lease.clone(),
         })
     }
 }

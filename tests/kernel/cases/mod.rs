@@ -5,6 +5,7 @@ mod clean_up;
 mod examples;
 mod denials;
 mod hostile;
+mod images_kept;
 mod isolation;
 mod limits;
 mod posture;
@@ -23,6 +24,7 @@ pub(crate) fn all() -> Vec<Case> {
         calls::cases(),
         refusals::cases(),
         clean_up::cases(),
+        images_kept::cases(),
         examples::cases(),
     ]
     .into_iter()
