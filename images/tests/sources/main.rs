@@ -10,6 +10,8 @@ mod fault_registry;
 #[cfg(test)]
 mod image_fixture;
 #[cfg(test)]
+mod keeping;
+#[cfg(test)]
 mod registry;
 #[cfg(test)]
 mod stumbles;

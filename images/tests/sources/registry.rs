@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::fault_registry::{Answer, FaultRegistry, content, redirect};
 use super::image_fixture::{Fixture, INDEX, Layer, MANIFEST, here, index_of};
 use ric_images::{
-    Access, CredentialFiles, Digest, Form, Identity, Image, Limits, Manifest, Progress, PullError,
-    ResolveError, Silent, Store, Timeouts, ensure, resolve,
+    Access, Collect, CredentialFiles, Digest, Form, Identity, Image, Limits, Manifest, Progress,
+    PullError, ResolveError, Silent, Store, Timeouts, ensure, resolve,
 };
 use serde_json::json;
 
@@ -151,7 +151,7 @@ fn tag_that_moves_changes_nothing_that_was_resolved() {
 
 #[test]
 fn picks_this_machines_image_from_an_index() {
-    let site = Site::new();
+    let mut site = Site::new();
     let ours = three_layers();
     let theirs = Fixture::for_platform(vec![Layer::plain("x", "")], "linux", "s390x");
     let unknown = theirs.entry(None, Some(("unknown", "unknown")));
@@ -173,6 +173,12 @@ fn picks_this_machines_image_from_an_index() {
         site.resolve(&format!("a@{by_digest}")).unwrap();
     }
     assert_eq!(site.registry.asked_for(&path), 0, "`all` had brought it already");
+    site.ensure(&site.resolve(&format!("a@{by_digest}")).unwrap()).unwrap();
+    // Another process: this one would keep what it has read.
+    site.store = Store::open(&site.directory.path().join("store")).unwrap();
+    site.store.collect(Collect::default()).unwrap();
+    drop(site.resolve(&format!("a@{by_digest}")).unwrap());
+    assert_eq!(site.registry.asked_for(&path), 0, "a collector keeps what a digest names");
 
     site.registry.answer("/v2/a/manifests/none", answer(&index_of(vec![unknown, foreign])));
     for tag in ["none", "theirs"] {
