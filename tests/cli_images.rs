@@ -47,6 +47,7 @@ impl Site {
 
     /// Writes a layout of one image with these layers, and its reference.
     fn layout(&self, name: &str, layers: &[Vec<u8>]) -> String {
+        let diff_ids: Vec<String> = layers.iter().map(|layer| digest(layer)).collect();
         let config = json!({
             "os": "linux",
             "architecture": if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" },
@@ -55,10 +56,9 @@ impl Site {
                 "WorkingDir": "/work", "User": "1000",
                 "Labels": {"org.example.name": name, "odd": "\u{1b}[2J", "number": 1},
             },
-            "rootfs": {"type": "layers", "diff_ids": layers.iter().map(|l| digest(l)).collect::<Vec<_>>()},
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
         });
         let config = config.to_string().into_bytes();
-        let described = |kind: &str, bytes: &[u8]| json!({"mediaType": kind, "digest": digest(bytes), "size": bytes.len()});
         let tar = "application/vnd.oci.image.layer.v1.tar";
         let manifest = json!({
             "schemaVersion": 2, "mediaType": MANIFEST,
@@ -84,6 +84,10 @@ impl Site {
         fs::rename(self.path(name), self.path(&format!("{name}-away"))).unwrap();
         (reference, rows[0]["identity"].as_str().unwrap().to_owned())
     }
+}
+
+fn described(media_type: &str, bytes: &[u8]) -> Value {
+    json!({"mediaType": media_type, "digest": digest(bytes), "size": bytes.len()})
 }
 
 fn digest(bytes: &[u8]) -> String {

@@ -65,7 +65,7 @@ impl Store {
         let path = format!("{NAMES}/{file}");
         let stat = self.stat(&path).map_err(self.disk("fstatat(2)", &path))?;
         let seconds = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
-        let nanoseconds = Duration::from_nanos(u64::try_from(stat.st_mtime_nsec).unwrap_or(0));
+        let nanoseconds = Duration::from_nanos(stat.st_mtime_nsec);
         Ok(SystemTime::UNIX_EPOCH + seconds + nanoseconds)
     }
 

@@ -86,8 +86,12 @@ fn image_is_read_from_the_store_alone() {
     );
     assert_eq!(store.image(&Digest::of(b"another")).unwrap(), None);
 
-    let not_one = store.image(&stored.configuration).unwrap_err();
-    assert!(matches!(not_one, StoredError::Manifest { .. }), "{not_one}");
+    let index = index_of(vec![]);
+    store.put_blob(&Digest::of(&index), &index).unwrap();
+    for not_one in [stored.configuration, Digest::of(&index)] {
+        let error = store.image(&not_one).unwrap_err();
+        assert!(matches!(error, StoredError::Manifest { .. }), "{error}");
+    }
     let blobs = site.directory.path().join("store/blobs/sha256");
     std::fs::remove_file(blobs.join(stored.configuration.hex())).unwrap();
     let error = store.image(&digest).unwrap_err();
@@ -262,6 +266,15 @@ fn collectors_and_pullers_do_not_meet() {
                     assert!(image.layers[1].join(file).exists(), "round {round}");
                     store.untag(&manifest.reference).unwrap();
                     assert!(image.layers[0].join("shared").exists(), "round {round}");
+                    // From here on only its name keeps it.
+                    drop(fetch(&store, &manifest));
+                    drop(store);
+                    assert!(image.layers[1].join(file).exists(), "round {round}");
+                    let layers = image.layers.clone();
+                    drop(image);
+                    let is_whole = layers.iter().all(|layer| layer.exists());
+                    assert!(is_whole, "a collector took what had got its name, round {round}");
+                    site.store().untag(&manifest.reference).unwrap();
                 }
             });
         }
