@@ -1,7 +1,7 @@
 //! What a store keeps and what it lets go, while others pull, use and collect.
 
 use std::io::Read;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use ric_images::{
@@ -290,6 +290,36 @@ fn collectors_and_pullers_do_not_meet() {
     assert_eq!(store.check().unwrap(), []);
     store.collect(ALL).unwrap();
     assert_eq!(site.counts(), (0, 0));
+}
+
+/// What a collector takes for unreachable gets no name meanwhile: whoever writes one waits.
+#[test]
+fn a_name_waits_for_a_collector() {
+    let site = Site::new();
+    let store = site.store();
+    store.tag("first", &Digest::of(b"1")).unwrap();
+    let path = site.directory.path().join("store/names.lock");
+    let lock = std::fs::File::open(path).unwrap();
+    lock.lock().unwrap();
+    let has_ended = AtomicBool::new(false);
+    let (begins, begun) = channel();
+    std::thread::scope(|scope| {
+        let naming = scope.spawn(|| {
+            begins.send(()).unwrap();
+            store.tag("second", &Digest::of(b"2")).unwrap();
+            has_ended.load(Ordering::SeqCst)
+        });
+        begun.recv().unwrap();
+        // What a collector does meanwhile.
+        for _ in 0..100 {
+            site.store().tags().unwrap();
+        }
+        assert_eq!(site.store().tagged("second").unwrap(), None);
+        has_ended.store(true, Ordering::SeqCst);
+        lock.unlock().unwrap();
+        assert!(naming.join().unwrap(), "it did not wait");
+    });
+    assert!(store.tagged("second").unwrap().is_some());
 }
 
 /// One puller less, however it ended.
