@@ -242,6 +242,8 @@ pub(crate) fn absolute(image: Reference) -> Result<Reference, Failure> {
         Reference::Dir(path) => Reference::Dir(absolute_path(path)?),
         Reference::DockerArchive(path) => Reference::DockerArchive(absolute_path(path)?),
         Reference::OciArchive(path) => Reference::OciArchive(absolute_path(path)?),
+        Reference::Squashfs(path) => Reference::Squashfs(absolute_path(path)?),
+        Reference::Sif(path) => Reference::Sif(absolute_path(path)?),
         Reference::OciLayout { path, tag } => {
             Reference::OciLayout { path: absolute_path(path)?, tag }
         }

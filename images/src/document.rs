@@ -26,6 +26,9 @@ const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 
+/// The media type of a layer that is a squashfs. A name of our own, as there is no common one.
+pub(crate) const SQUASHFS_LAYER: &str = "application/vnd.run-in-container.layer.v1.squashfs";
+
 /// Media types of documents that [`Document::parse`] reads, as a registry is asked for them.
 pub(crate) const ACCEPTED: [&str; 4] = [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_INDEX];
 
@@ -253,6 +256,7 @@ pub(crate) fn packing(number: usize, media_type: &str) -> Result<MediaType, Mani
         | "application/vnd.docker.image.rootfs.diff.tar.gzip" => Ok(MediaType::TarGzip),
         "application/vnd.oci.image.layer.v1.tar+zstd"
         | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Ok(MediaType::TarZstd),
+        SQUASHFS_LAYER => Ok(MediaType::Squashfs),
         other => Err(ManifestError::MediaType {
             document: format!("layer {number}"),
             found: shown(other),

@@ -63,7 +63,8 @@ pub struct Config {
 pub struct LayerDescriptor {
     /// Digest of the blob as stored or sent.
     pub digest: Digest,
-    /// Digest of the uncompressed tar: the layer's name in the store.
+    /// Digest of the uncompressed tar, or one made of a squashfs's own: the layer's name in the
+    /// store.
     pub diff_id: Digest,
     /// Bytes of the blob.
     pub blob_bytes: u64,
@@ -80,4 +81,6 @@ pub enum MediaType {
     TarGzip,
     /// A tar packed with Zstandard.
     TarZstd,
+    /// A squashfs.
+    Squashfs,
 }

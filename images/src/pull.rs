@@ -156,6 +156,8 @@ fn directory_layers(manifest: &Manifest, fingerprint: &str) -> Result<Vec<PathBu
         Reference::DockerArchive(_)
         | Reference::OciArchive(_)
         | Reference::OciLayout { .. }
+        | Reference::Squashfs(_)
+        | Reference::Sif(_)
         | Reference::Registry(_)
         | Reference::ShortName { .. } => {
             Err(PullError::Reference { reference: reference(), source: None })

@@ -19,7 +19,7 @@ use crate::shown::shown;
 const REFERENCE_BYTES_MAX: usize = 5000;
 
 /// Words of the grammar that this version knows only well enough to refuse.
-const NOT_SUPPORTED: [&str; 5] = ["docker-daemon", "sif", "oras", "shifter", "squashfs"];
+const NOT_SUPPORTED: [&str; 3] = ["docker-daemon", "oras", "shifter"];
 
 /// Where an image is to be had. Text form and value are the same thing: `parse(print(r)) == r`
 /// for every value whose parts are valid (paths in UTF-8, without control characters).
@@ -44,6 +44,10 @@ pub enum Reference {
     },
     /// `oci-archive:PATH`: a tar of an OCI layout.
     OciArchive(PathBuf),
+    /// `squashfs:PATH`: a root filesystem in one file.
+    Squashfs(PathBuf),
+    /// `sif:PATH`: a Singularity or Apptainer image.
+    Sif(PathBuf),
     /// `docker://HOST/NAME[:TAG][@DIGEST]`, or the same without `docker://` if the host has a dot
     /// or a port or is `localhost`.
     Registry(RegistryName),
@@ -158,7 +162,8 @@ impl ReferenceError {
                     Some("write docker:// and the registry's host without http")
                 }
                 Part::Transport => Some(
-                    "transports are host:, dir:, docker-archive:, oci:, oci-archive: and docker://",
+                    "transports are host:, dir:, docker-archive:, oci:, oci-archive:, sif:, \
+                     squashfs: and docker://",
                 ),
                 Part::Repository => Some("Docker Hub's images are docker://docker.io/NAME"),
                 Part::Path | Part::Host | Part::Port | Part::Tag | Part::Digest | Part::Text => {
@@ -212,6 +217,8 @@ fn parse(text: &str) -> Result<Reference, Wrong<'_>> {
         Some(("dir", path)) => Ok(Reference::Dir(parse_path(path)?)),
         Some(("docker-archive", path)) => Ok(Reference::DockerArchive(parse_path(path)?)),
         Some(("oci-archive", path)) => Ok(Reference::OciArchive(parse_path(path)?)),
+        Some(("squashfs", path)) => Ok(Reference::Squashfs(parse_path(path)?)),
+        Some(("sif", path)) => Ok(Reference::Sif(parse_path(path)?)),
         Some(("oci", rest)) => parse_layout(rest),
         Some(("docker", rest)) if rest.starts_with("//") => parse_registry(&rest[2..]),
         Some((_, rest)) if rest.starts_with("//") => {
@@ -275,6 +282,8 @@ impl fmt::Display for Reference {
             Reference::Dir(path) => write!(f, "dir:{}", path.display()),
             Reference::DockerArchive(path) => write!(f, "docker-archive:{}", path.display()),
             Reference::OciArchive(path) => write!(f, "oci-archive:{}", path.display()),
+            Reference::Squashfs(path) => write!(f, "squashfs:{}", path.display()),
+            Reference::Sif(path) => write!(f, "sif:{}", path.display()),
             Reference::OciLayout { path, tag: Some(tag) } => {
                 write!(f, "oci:{}:{tag}", path.display())
             }
@@ -331,6 +340,8 @@ mod tests {
         ("dir:/a:b c", "dir:/a:b c"),
         ("docker-archive:x.tar", "docker-archive:x.tar"),
         ("oci-archive:/x.tar", "oci-archive:/x.tar"),
+        ("squashfs:/a.squashfs", "squashfs:/a.squashfs"),
+        ("sif:a.sif", "sif:a.sif"),
         ("oci:/layout", "oci:/layout"),
         ("oci:/layout:v1.2", "oci:/layout:v1.2"),
         ("oci:/a:b", "oci:/a:b"),
@@ -355,6 +366,8 @@ mod tests {
     const WRONG: &[(&str, Part, &str)] = &[
         ("host:x", Part::Text, "x"),
         ("dir:", Part::Path, ""),
+        ("sif:", Part::Path, ""),
+        ("squashfs:", Part::Path, ""),
         ("oci::tag", Part::Path, ""),
         ("oci:/a:-b", Part::Tag, "-b"),
         ("dir:/a\nb", Part::Text, "\\nb"),
@@ -429,10 +442,8 @@ mod tests {
     fn refuses_transports_of_later_versions_by_name() {
         for (typed, name) in [
             ("docker-daemon:python:3", "docker-daemon:"),
-            ("sif:/a.sif", "sif:"),
             ("oras://r.example/a:1", "oras://"),
             ("shifter:docker:python:3", "shifter:"),
-            ("squashfs:/a", "squashfs:"),
         ] {
             let error = typed.parse::<Reference>().unwrap_err();
             assert_eq!(error, ReferenceError::NotSupported { transport: name.to_owned() });
@@ -459,6 +470,8 @@ mod tests {
             path().prop_map(Reference::Dir),
             path().prop_map(Reference::DockerArchive),
             path().prop_map(Reference::OciArchive),
+            path().prop_map(Reference::Squashfs),
+            path().prop_map(Reference::Sif),
             (path(), prop::option::of(tag()))
                 .prop_map(|(path, tag)| Reference::OciLayout { path, tag }),
             (host, name(), tag(), digest()).prop_map(|(host, repository, tag, digest)| {
@@ -482,7 +495,7 @@ mod tests {
         }
 
         #[test]
-        fn what_parses_is_stable(text in "(dir:|oci:|docker://|docker-archive:|)\\PC{0,40}") {
+        fn what_parses_is_stable(text in "(dir:|oci:|sif:|docker://|docker-archive:|)\\PC{0,40}") {
             if let Ok(reference) = text.parse::<Reference>() {
                 prop_assert_eq!(reference.to_string().parse(), Ok(reference));
             }

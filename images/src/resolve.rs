@@ -107,9 +107,11 @@ pub fn resolve(reference: &Reference, access: &Access<'_>) -> Result<Manifest, R
             Ok(without_layers(reference, Identity::Fingerprint(fingerprint)))
         }
         Reference::ShortName { .. } => Err(ResolveError::ShortName { name: reference.to_string() }),
-        Reference::DockerArchive(_) | Reference::OciArchive(_) | Reference::OciLayout { .. } => {
-            resolve_image(reference, access)
-        }
+        Reference::DockerArchive(_)
+        | Reference::OciArchive(_)
+        | Reference::OciLayout { .. }
+        | Reference::Squashfs(_)
+        | Reference::Sif(_) => resolve_image(reference, access),
         Reference::Registry(name) => match (pinned(name), access.store) {
             (Some(digest), Some(store)) => match read_image(reference, &Kept { store, digest }) {
                 Err(ResolveError::Source { .. }) => resolve_image(reference, access),

@@ -86,6 +86,8 @@ fn canonical(image: &Reference) -> Result<String, Refusal> {
         | Reference::DockerArchive(path)
         | Reference::OciArchive(path)
         | Reference::OciLayout { path, .. }
+        | Reference::Squashfs(path)
+        | Reference::Sif(path)
             if !is_plain(path) =>
         {
             malformed("its path is not absolute, or contains `.`, `..` or a doubled slash")
@@ -94,6 +96,8 @@ fn canonical(image: &Reference) -> Result<String, Refusal> {
         | Reference::DockerArchive(_)
         | Reference::OciArchive(_)
         | Reference::OciLayout { .. }
+        | Reference::Squashfs(_)
+        | Reference::Sif(_)
         | Reference::Host
         | Reference::Registry(_)
         | Reference::ShortName { .. } => Ok(text),

@@ -40,6 +40,8 @@ pub(crate) enum Need {
     Python3,
     /// A static busybox, for one-file images.
     Busybox,
+    /// `mksquashfs`, for images that are one file.
+    Mksquashfs,
     /// bubblewrap starts a sandbox.
     Bwrap,
     /// runc starts a container.
@@ -61,6 +63,7 @@ pub(crate) const ALL: &[Need] = &[
     Need::Overlay,
     Need::Python3,
     Need::Busybox,
+    Need::Mksquashfs,
     Need::Bwrap,
     Need::Runc,
     Need::Guest,
@@ -81,6 +84,7 @@ impl Need {
             Need::Overlay => "overlay",
             Need::Python3 => "python3",
             Need::Busybox => "busybox",
+            Need::Mksquashfs => "mksquashfs",
             Need::Bwrap => "bwrap",
             Need::Runc => "runc",
             Need::Guest => "guest",
@@ -138,6 +142,7 @@ fn try_need(world: &World, need: Need) -> Result<(), String> {
                 "true",
             ])
         }
+        Need::Mksquashfs => anyone(&["mksquashfs", "-version"]),
         Need::Bwrap => ordinary(&["bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"]),
         Need::Runc => crate::judge::works(world).map_err(|failed| reason(&failed)),
         Need::Guest if world.in_guest => Err("this is the guest".to_owned()),

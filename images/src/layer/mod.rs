@@ -4,6 +4,7 @@
 //! thing about it, in the order in which bytes travel:
 //!
 //! - `packed` reads the blob once, counts and hashes it, and bounds what comes out of it;
+//! - `spool` keeps a blob that must be read at random, `squashfs` makes a tar of it;
 //! - `bytes` carries the tar between threads;
 //! - `header` and `pax` make entries of it, and refuse what readers disagree about;
 //! - `name` says which path of the layer an entry means;
@@ -29,6 +30,8 @@ mod name;
 mod packed;
 mod pax;
 mod remove;
+mod spool;
+mod squashfs;
 mod tree;
 mod write;
 
@@ -44,8 +47,9 @@ pub use write::Contents;
 pub(crate) use fingerprint::fingerprint;
 pub(crate) use measure::disk_bytes;
 pub(crate) use remove::remove;
+pub(crate) use squashfs::{SUPERBLOCK_BYTES, Superblock, diff_id as squashfs_diff_id};
 
-use crate::{Digest, LayerDescriptor};
+use crate::{Digest, LayerDescriptor, MediaType};
 use bytes::{Bytes, Chunk};
 use error::{Fault, shown};
 use packed::{Counted, Stop};
@@ -77,6 +81,10 @@ pub fn unpack_layer(
     let failed = match (unpacked, written) {
         (Ok(()), Ok(contents)) => {
             verify()?;
+            let diff_id = match layer.media_type {
+                MediaType::Squashfs => squashfs::diff_id(&layer.digest),
+                MediaType::Tar | MediaType::TarGzip | MediaType::TarZstd => diff_id,
+            };
             return check_diff_id(layer, diff_id).map(|()| contents);
         }
         (Ok(()) | Err(Stop::Refused), Err(fault)) => from_fault(fault, layer),
@@ -109,7 +117,7 @@ fn run(
         let write = move || write::write(Bytes::new(for_writer), limits, root);
         let writer = thread().spawn_scoped(scope, write)?;
         let hasher = thread().spawn_scoped(scope, move || hash(&for_hasher))?;
-        let unpacked = feed(layer, blob, limits, &to_writer, &to_hasher);
+        let unpacked = feed(layer, blob, limits, root, &to_writer, &to_hasher);
         drop((to_writer, to_hasher));
         let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let diff_id = hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -121,13 +129,14 @@ fn feed(
     layer: &LayerDescriptor,
     blob: &Counted<'_>,
     limits: &Limits,
+    root: BorrowedFd<'_>,
     writer: &SyncSender<Option<Chunk>>,
     hasher: &SyncSender<Chunk>,
 ) -> Result<(), Stop> {
     let mut sink = |chunk: Chunk| {
         hasher.send(Chunk::clone(&chunk)).is_ok() && writer.send(Some(chunk)).is_ok()
     };
-    packed::unpack(blob, layer.media_type, limits, &mut sink)?;
+    packed::unpack(blob, layer.media_type, limits, root, &mut sink)?;
     writer.send(None).map_err(|_| Stop::Refused)
 }
 
@@ -155,6 +164,10 @@ fn from_stop(stop: Stop, layer: &LayerDescriptor) -> LayerError {
         Stop::Packing(what) => {
             let packing = packed::packing(layer.media_type);
             LayerError::Packing { digest, packing, what }
+        }
+        Stop::Disk { call, source } => {
+            let (path, diff_id) = (".".to_owned(), layer.diff_id);
+            LayerError::Disk { call, path, diff_id, source }
         }
         Stop::Limit { limit, most } => LayerError::Limit { limit, most },
         Stop::Refused => unreachable!("a writer that refuses chunks has failed"),

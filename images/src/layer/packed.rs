@@ -2,18 +2,21 @@
 
 use std::cell::RefCell;
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use flate2::bufread::MultiGzDecoder;
 
 use super::Limits;
 use super::bytes::Chunk;
+use super::spool::spool;
+use super::squashfs;
 use crate::{BlobFault, LayerDescriptor, MediaType, Verified};
 
 /// Bytes read from a blob at a time, and of each chunk: large enough to make system calls and
 /// hand-overs rare, small enough to stay in a core's cache until hashed and written.
 const READ_BYTES: usize = 256 << 10;
-const CHUNK_BYTES: usize = 256 << 10;
+pub(super) const CHUNK_BYTES: usize = 256 << 10;
 
 /// Why unpacking stopped.
 #[derive(Debug)]
@@ -24,17 +27,21 @@ pub(super) enum Stop {
     Blob(BlobFault),
     /// It is not packed as its media type says.
     Packing(String),
+    /// The blob could not be kept for reading it at random.
+    Disk { call: &'static str, source: io::Error },
     /// A bound of [`Limits`] was passed.
     Limit { limit: &'static str, most: u64 },
     /// Nobody takes the chunks any more; whoever did knows why.
     Refused,
 }
 
-/// Unpacks all of `blob` and hands the chunks to `sink`, which says whether it wants more.
+/// Unpacks all of `blob`, with the still empty directory `root` as a place for files without a
+/// name, and hands the chunks to `sink`, which says whether it wants more.
 pub(super) fn unpack(
     blob: &Counted<'_>,
     media_type: MediaType,
     limits: &Limits,
+    root: BorrowedFd<'_>,
     sink: &mut dyn FnMut(Chunk) -> bool,
 ) -> Result<(), Stop> {
     let mut packed = BufReader::with_capacity(READ_BYTES, blob);
@@ -48,6 +55,10 @@ pub(super) fn unpack(
             let mut decoder = decoder.map_err(|error| blob.stop(error))?;
             decoder.window_log_max(limits.zstd_window_log_max).map_err(|error| blob.stop(error))?;
             pump(blob, &mut decoder, limits, sink)
+        }
+        MediaType::Squashfs => {
+            let file = spool(blob, &mut packed, root)?;
+            squashfs::unpack(&file, limits, sink)
         }
     }
 }
@@ -83,7 +94,7 @@ fn pump(
 }
 
 /// Checked before a chunk is handed on, so nothing past a bound is ever written.
-fn check_size(unpacked: u64, packed: u64, limits: &Limits) -> Result<(), Stop> {
+pub(super) fn check_size(unpacked: u64, packed: u64, limits: &Limits) -> Result<(), Stop> {
     if unpacked > limits.unpacked_bytes_max {
         let most = limits.unpacked_bytes_max;
         return Err(Stop::Limit { limit: "unpacked_bytes_max", most });
@@ -110,6 +121,8 @@ fn check_magic(start: &[u8], media_type: MediaType) -> Result<(), String> {
         MediaType::Tar => !is_gzip && !is_zstd,
         MediaType::TarGzip => is_gzip,
         MediaType::TarZstd => is_zstd,
+        // Its superblock says more.
+        MediaType::Squashfs => true,
     };
     if is_right { Ok(()) } else { Err(format!("its first bytes are {found}")) }
 }
@@ -120,6 +133,7 @@ pub(super) fn packing(media_type: MediaType) -> &'static str {
         MediaType::Tar => "plain tar",
         MediaType::TarGzip => "gzip",
         MediaType::TarZstd => "zstd",
+        MediaType::Squashfs => "squashfs",
     }
 }
 
@@ -151,7 +165,7 @@ impl<'a> Counted<'a> {
     }
 
     /// Finds out whether an error of a decoder is its own or the blob's.
-    fn stop(&self, error: io::Error) -> Stop {
+    pub(super) fn stop(&self, error: io::Error) -> Stop {
         self.0.borrow_mut().failure.take().unwrap_or_else(|| {
             if error.kind() == io::ErrorKind::UnexpectedEof {
                 return Stop::Packing("it ends in the middle".to_owned());

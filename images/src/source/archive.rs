@@ -9,13 +9,13 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tar::{EntryType, Header, PaxExtensions};
 
-use super::{Files, SourceError};
+use super::{Files, SourceError, open_regular};
 use crate::shown::shown;
 
 /// Bytes of a tar block.
@@ -61,16 +61,8 @@ enum Entry {
 impl Archive {
     /// Opens the archive `path` and reads its headers.
     pub(super) fn open(path: &Path) -> Result<Archive, SourceError> {
-        let error = |source| SourceError::Open { path: path.to_owned(), source };
-        // NONBLOCK: opening a FIFO without it waits for a writer for ever.
-        let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
-        let flags = i32::try_from(flags.bits()).expect("open flags fit in the int of open(2)");
-        let file = File::options().read(true).custom_flags(flags).open(path).map_err(error)?;
-        let metadata = file.metadata().map_err(error)?;
-        if !metadata.is_file() {
-            return Err(error(io::Error::other("it is no regular file")));
-        }
-        let scan = Scan { path, file: &file, file_bytes: metadata.len(), entries: HashMap::new() };
+        let (file, file_bytes) = open_regular(path)?;
+        let scan = Scan { path, file: &file, file_bytes, entries: HashMap::new() };
         let entries = scan.run()?;
         Ok(Archive { path: path.to_owned(), file: Arc::new(file), entries })
     }

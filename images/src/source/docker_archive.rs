@@ -12,10 +12,9 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 
 use super::archive::{Archive, packing_of};
-use super::{Files, Source, SourceError, Top};
+use super::{Files, Source, SourceError, Top, hash};
 use crate::document::{Descriptor, LAYERS_MAX, ManifestError, parse_json};
 use crate::image_config::ImageConfig;
 use crate::shown::shown;
@@ -148,17 +147,6 @@ fn describe_layer(
         (Some(_), None) => hash(&start, reader).map_err(read_error)?,
     };
     Ok((json!({"mediaType": media_type, "digest": digest, "size": size}), digest))
-}
-
-fn hash(start: &[u8], mut rest: impl Read) -> io::Result<Digest> {
-    let mut hasher = Sha256::new_with_prefix(start);
-    let mut buffer = vec![0; 128 << 10];
-    loop {
-        match rest.read(&mut buffer)? {
-            0 => return Ok(Digest::from_hasher(hasher)),
-            count => hasher.update(&buffer[..count]),
-        }
-    }
 }
 
 impl Source for DockerArchive {

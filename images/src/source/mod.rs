@@ -17,11 +17,17 @@ mod registry;
 mod registry_error;
 mod resume;
 mod retry;
+mod root_file;
+mod sif;
 mod token;
 mod url;
 
+use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
 
 pub use http::{HttpError, Timeouts};
 pub use registry_error::RegistryError;
@@ -126,6 +132,16 @@ pub enum SourceError {
         /// What it is instead.
         wrong: &'static str,
     },
+    /// The file is not the image that it should be, or one of a kind that is not read.
+    #[error("{} is not a usable {format}: {wrong}", path.display())]
+    RootFile {
+        /// The file.
+        path: PathBuf,
+        /// What it should be.
+        format: &'static str,
+        /// What is wrong with it.
+        wrong: String,
+    },
     /// The reference does not say which of several images is meant, or names one that is not there.
     #[error("{} has {offered}, {wanted}", path.display())]
     Choice {
@@ -174,6 +190,9 @@ impl SourceError {
             SourceError::Choice { .. } => {
                 Some("`skopeo copy` makes an archive or layout of one image".to_owned())
             }
+            SourceError::RootFile { wrong, .. } if wrong.contains(" are read") => {
+                Some("make it anew with `mksquashfs -comp zstd`".to_owned())
+            }
             SourceError::Registry { host, source } => source.hint(host),
             SourceError::Open { .. }
             | SourceError::Read { .. }
@@ -181,6 +200,7 @@ impl SourceError {
             | SourceError::Truncated { .. }
             | SourceError::Missing { .. }
             | SourceError::NotAFile { .. }
+            | SourceError::RootFile { .. }
             | SourceError::Document { .. } => None,
         }
     }
@@ -208,9 +228,37 @@ pub(crate) fn open(
         Reference::OciLayout { path, tag } => {
             Box::new(layout::Layout::new(directory::Directory::open(path)?, tag.clone()))
         }
+        Reference::Squashfs(path) => Box::new(root_file::RootFile::open_squashfs(path)?),
+        Reference::Sif(path) => Box::new(root_file::RootFile::open_sif(path)?),
         Reference::Registry(name) => Box::new(registry::Registry::new(name, network)),
         Reference::Host | Reference::Dir(_) | Reference::ShortName { .. } => return Ok(None),
     }))
+}
+
+/// Opens a file that has a beginning and an end, and tells its size in bytes.
+fn open_regular(path: &Path) -> Result<(File, u64), SourceError> {
+    let error = |source| SourceError::Open { path: path.to_owned(), source };
+    // NONBLOCK: opening a FIFO without it waits for a writer for ever.
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+    let flags = i32::try_from(flags.bits()).expect("open flags fit in the int of open(2)");
+    let file = File::options().read(true).custom_flags(flags).open(path).map_err(error)?;
+    let metadata = file.metadata().map_err(error)?;
+    if !metadata.is_file() {
+        return Err(error(io::Error::other("it is no regular file")));
+    }
+    Ok((file, metadata.len()))
+}
+
+/// The digest of `start` and all that follows it.
+fn hash(start: &[u8], mut rest: impl Read) -> io::Result<Digest> {
+    let mut hasher = Sha256::new_with_prefix(start);
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        match rest.read(&mut buffer)? {
+            0 => return Ok(Digest::from_hasher(hasher)),
+            count => hasher.update(&buffer[..count]),
+        }
+    }
 }
 
 /// Files by name: a directory or an archive.

@@ -10,6 +10,7 @@ mod isolation;
 mod limits;
 mod posture;
 mod refusals;
+mod root_files;
 
 use crate::case::Case;
 
@@ -23,6 +24,7 @@ pub(crate) fn all() -> Vec<Case> {
         limits::cases(),
         calls::cases(),
         refusals::cases(),
+        root_files::cases(),
         clean_up::cases(),
         images_kept::cases(),
         examples::cases(),

@@ -1,0 +1,180 @@
+//! A file that holds one root filesystem (`squashfs:`, `sif:`).
+//!
+//! It has no documents, so an OCI manifest and a configuration are made of it here: one layer,
+//! which is the squashfs as it is, named by its SHA-256. The same bytes get the same digests
+//! wherever they lie. Nothing in it is executed to learn how it wants to be run: the scripts that
+//! Apptainer puts below `/.singularity.d` are files like others.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use serde_json::{Value, json};
+
+use super::sif::{self, Sif, Span};
+use super::{Source, SourceError, Top, hash, open_regular};
+use crate::document::{DOCUMENT_BYTES_MAX, Descriptor, SQUASHFS_LAYER};
+use crate::layer::{SUPERBLOCK_BYTES, Superblock, squashfs_diff_id};
+use crate::{Digest, LayerDescriptor};
+
+/// An opened file and where its squashfs is.
+pub(super) struct RootFile {
+    path: PathBuf,
+    file: Arc<File>,
+    span: Span,
+    architecture: Option<&'static str>,
+    /// The `config` of an image configuration.
+    defaults: Value,
+    /// Made when they are asked for, as all of the squashfs has to be read for them.
+    documents: OnceLock<Documents>,
+}
+
+#[derive(Debug, Clone)]
+struct Documents {
+    manifest: Vec<u8>,
+    config: Vec<u8>,
+}
+
+impl RootFile {
+    /// Opens a squashfs.
+    pub(super) fn open_squashfs(path: &Path) -> Result<RootFile, SourceError> {
+        let (file, bytes) = open_regular(path)?;
+        let span = Span { offset: 0, bytes };
+        check_squashfs(&file, span).map_err(unusable(path, "squashfs"))?;
+        Ok(RootFile::new(path, file, span, None, json!({})))
+    }
+
+    /// Opens a Singularity or Apptainer image.
+    pub(super) fn open_sif(path: &Path) -> Result<RootFile, SourceError> {
+        let (file, bytes) = open_regular(path)?;
+        let unusable = || unusable(path, "SIF");
+        let sif = Sif::read(&file, bytes).map_err(unusable())?;
+        check_squashfs(&file, sif.root).map_err(unusable())?;
+        let defaults = match sif.oci_config {
+            Some(span) => read_defaults(&file, span, bytes).map_err(unusable())?,
+            None => json!({}),
+        };
+        Ok(RootFile::new(path, file, sif.root, sif.architecture, defaults))
+    }
+
+    fn new(
+        path: &Path,
+        file: File,
+        span: Span,
+        architecture: Option<&'static str>,
+        defaults: Value,
+    ) -> RootFile {
+        let (path, file, documents) = (path.to_owned(), Arc::new(file), OnceLock::new());
+        RootFile { path, file, span, architecture, defaults, documents }
+    }
+
+    fn part(&self) -> Part {
+        let Span { offset, bytes } = self.span;
+        Part { file: Arc::clone(&self.file), offset, left: bytes }
+    }
+
+    fn documents(&self) -> Result<&Documents, SourceError> {
+        if let Some(documents) = self.documents.get() {
+            return Ok(documents);
+        }
+        let digest = hash(&[], self.part()).map_err(|source| self.read_error(source))?;
+        let mut config = json!({
+            "config": self.defaults,
+            "rootfs": {"type": "layers", "diff_ids": [squashfs_diff_id(&digest)]},
+        });
+        if let Some(architecture) = self.architecture {
+            config["architecture"] = json!(architecture);
+            config["os"] = json!("linux");
+        }
+        let config = config.to_string().into_bytes();
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": {
+                "mediaType": "application/vnd.oci.image.config.v1+json",
+                "digest": Digest::of(&config),
+                "size": config.len(),
+            },
+            "layers": [{"mediaType": SQUASHFS_LAYER, "digest": digest, "size": self.span.bytes}],
+        });
+        let manifest = manifest.to_string().into_bytes();
+        Ok(self.documents.get_or_init(|| Documents { manifest, config }))
+    }
+
+    fn read_error(&self, source: io::Error) -> SourceError {
+        SourceError::Read { path: self.path.clone(), entry: "root filesystem".to_owned(), source }
+    }
+
+    fn missing(&self, digest: Digest) -> SourceError {
+        SourceError::Missing { path: self.path.clone(), entry: digest.to_string() }
+    }
+}
+
+fn unusable(path: &Path, format: &'static str) -> impl FnOnce(String) -> SourceError {
+    let path = path.to_owned();
+    move |wrong| SourceError::RootFile { path, format, wrong }
+}
+
+/// Looks at the superblock, so that another kind of file is refused before all of it is read.
+fn check_squashfs(file: &File, span: Span) -> Result<(), sif::Wrong> {
+    let count = usize::try_from(span.bytes).map_or(SUPERBLOCK_BYTES, |n| n.min(SUPERBLOCK_BYTES));
+    let start = sif::read(file, span.offset, count, u64::MAX)?;
+    Superblock::parse(&start, span.bytes).map(|_| ())
+}
+
+/// Reads what a SIF made of an OCI image keeps of its configuration.
+fn read_defaults(file: &File, span: Span, file_bytes: u64) -> Result<Value, sif::Wrong> {
+    if span.bytes > DOCUMENT_BYTES_MAX {
+        return Err(format!("its OCI configuration has {} bytes", span.bytes));
+    }
+    let count = usize::try_from(span.bytes).expect("the size of a document is bounded");
+    let bytes = sif::read(file, span.offset, count, file_bytes)?;
+    match serde_json::from_slice(&bytes) {
+        Ok(defaults @ Value::Object(_)) => Ok(defaults),
+        Ok(_) => Err("its OCI configuration is no JSON object".to_owned()),
+        Err(error) => Err(format!("its OCI configuration is not valid: {error}")),
+    }
+}
+
+impl Source for RootFile {
+    fn top(&self) -> Result<Top, SourceError> {
+        let bytes = self.documents()?.manifest.clone();
+        Ok(Top { digest: Digest::of(&bytes), bytes, media_type: None })
+    }
+
+    fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>, SourceError> {
+        Err(self.missing(descriptor.digest))
+    }
+
+    fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>, SourceError> {
+        let config = &self.documents()?.config;
+        if Digest::of(config) != descriptor.digest {
+            return Err(self.missing(descriptor.digest));
+        }
+        Ok(config.clone())
+    }
+
+    fn layer(&self, _layer: &LayerDescriptor) -> Result<Box<dyn Read + Send>, SourceError> {
+        // Whoever unpacks it checks that it is still the layer that was asked for.
+        Ok(Box::new(self.part()))
+    }
+}
+
+/// Reads a part of a file, whoever else reads it.
+struct Part {
+    file: Arc<File>,
+    offset: u64,
+    left: u64,
+}
+
+impl Read for Part {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left).map_or(buffer.len(), |left| left.min(buffer.len()));
+        let count = self.file.read_at(&mut buffer[..most], self.offset)?;
+        self.offset += count as u64;
+        self.left -= count as u64;
+        Ok(count)
+    }
+}

@@ -1,0 +1,134 @@
+//! Images that are one file: what `mksquashfs` makes runs, alone and in a SIF.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use libtest_mimic::Failed;
+
+use crate::case::Case;
+use crate::commands::Command;
+use crate::images::fill_root;
+use crate::launch::{Ran, Stage, claim};
+use crate::needs::Need;
+
+/// All of them.
+pub(crate) fn cases() -> Vec<Case> {
+    let all = vec![
+        Case::new("squashfs_of_every_packing_runs", squashfs_runs),
+        Case::new("sif_runs_with_its_oci_configuration", sif_runs),
+        Case::new("cut_root_file_is_refused_before_anything_starts", cut_file_is_refused),
+    ];
+    all.into_iter().map(|case| case.needs(&[Need::Busybox, Need::Mksquashfs])).collect()
+}
+
+/// Shows what a root that was packed and unpacked has lost, if anything.
+const LOOK: &str = "cd /data; cat small link; wc -c <large; wc -c <hole; head -c 3 hole | wc -c; \
+     [ small -ef again ] && echo linked; stat -c %a closed; readlink link; ls | wc -l";
+const SEEN: &str = "small\nsmall\n300000\n2000003\n3\nlinked\n700\nsmall\n6\n";
+
+/// A root of busybox, with what packers treat in different ways, as a squashfs.
+fn pack(stage: &Stage, packing: &str) -> Result<String, Failed> {
+    let root = stage.home.join(format!("root-{packing}"));
+    fill_root(&root)?;
+    let data = root.join("data");
+    fs::create_dir_all(data.join("closed"))?;
+    fs::set_permissions(data.join("closed"), fs::Permissions::from_mode(0o700))?;
+    fs::write(data.join("small"), "small\n")?;
+    fs::hard_link(data.join("small"), data.join("again"))?;
+    symlink("small", data.join("link"))?;
+    let large: String = (0..30_000).map(|n| format!("{n:09}\n")).collect();
+    fs::write(data.join("large"), large)?;
+    let hole = fs::File::create(data.join("hole"))?;
+    std::os::unix::fs::FileExt::write_all_at(&hole, b"end", 2_000_000)?;
+    let made = stage.home.join(format!("{packing}.squashfs"));
+    let (from, to) = (root.to_string_lossy(), made.to_string_lossy());
+    let words = ["mksquashfs", &from, &to, "-comp", packing, "-noappend", "-no-progress"];
+    let packed = Command::new(&words).output()?;
+    claim!(packed.code == Some(0), "mksquashfs: {}", packed.told());
+    stage.world.give(&made, stage.person)?;
+    Ok(to.into_owned())
+}
+
+fn look(stage: &Stage, image: &str) -> Result<Ran, Failed> {
+    stage.cli(&["run", "--image", image, "--", "/bin/busybox", "sh", "-c", LOOK]).output()
+}
+
+fn squashfs_runs(stage: &Stage) -> Result<(), Failed> {
+    for packing in ["gzip", "zstd"] {
+        let image = format!("squashfs:{}", pack(stage, packing)?);
+        let ran = look(stage, &image)?.expect_code(0)?;
+        claim!(ran.answer.stdout == SEEN, "{packing}: {}", ran.answer.told());
+        // A second time from what was unpacked.
+        let ran = look(stage, &image)?.expect_code(0)?;
+        claim!(ran.answer.stdout == SEEN, "{packing}: {}", ran.answer.told());
+    }
+    Ok(())
+}
+
+fn sif_runs(stage: &Stage) -> Result<(), Failed> {
+    let config = r#"{"Env":["PATH=/bin","COLOR=\"b$lue\""],"Cmd":["/bin/sh"]}"#;
+    let root = fs::read(pack(stage, "gzip")?)?;
+    let file = stage.file("tools.sif", sif(&root, config))?;
+    let image = format!("sif:{file}");
+    let ran = look(stage, &image)?.expect_code(0)?;
+    claim!(ran.answer.stdout == SEEN, "{}", ran.answer.told());
+    let ran = stage.cli(&["run", "--image", &image, "--", "env"]).output()?.expect_code(0)?;
+    claim!(ran.answer.stdout.contains("COLOR=\"b$lue\"\n"), "{}", ran.answer.told());
+    Ok(())
+}
+
+fn cut_file_is_refused(stage: &Stage) -> Result<(), Failed> {
+    let whole = fs::read(pack(stage, "zstd")?)?;
+    let in_sif = sif(&whole, "{}");
+    for (kind, bytes) in [("squashfs", &whole), ("sif", &in_sif)] {
+        for part in [0, 50, 1000, bytes.len() / 2, bytes.len() - 5000] {
+            let file = stage.file("cut", &bytes[..part])?;
+            let ran = look(stage, &format!("{kind}:{file}"))?;
+            let answer = &ran.answer;
+            claim!(answer.code == Some(125), "{kind} of {part} bytes: {}", answer.told());
+            claim!(!answer.stderr.contains("panicked"), "{}", answer.told());
+            claim!(answer.stderr.contains("is not a usable"), "{}", answer.told());
+        }
+    }
+    let store = stage.store().join("layers");
+    let layers = if Path::new(&store).exists() { fs::read_dir(&store)?.count() } else { 0 };
+    claim!(layers == 0, "{layers} layers were unpacked");
+    Ok(())
+}
+
+/// A SIF of an OCI configuration and a root, laid out as apptainer/sif does: header, descriptors,
+/// objects.
+fn sif(root: &[u8], config: &str) -> Vec<u8> {
+    const DESCRIPTORS_AT: usize = 4096;
+    const DESCRIPTOR: usize = 585;
+    const ROOT_AT: usize = 12_288;
+    let architecture = if cfg!(target_arch = "x86_64") { b"02\0" } else { b"04\0" };
+    let mut file = vec![0; ROOT_AT];
+    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"#!/usr/bin/env run-singularity\n");
+    put(0x20, b"SIF_MAGIC\x0001\0");
+    put(0x2d, architecture);
+    put(0x58, &2_u64.to_le_bytes());
+    put(0x60, &(DESCRIPTORS_AT as u64).to_le_bytes());
+    put(0x68, &(2 * DESCRIPTOR as u64).to_le_bytes());
+    let config_at = DESCRIPTORS_AT + 2 * DESCRIPTOR;
+    let objects = [
+        (0x4006_u32, "oci-config.json", config_at, config.len()),
+        (0x4004, "root", ROOT_AT, root.len()),
+    ];
+    for (number, (kind, name, offset, bytes)) in (0_u8..).zip(objects) {
+        let at = DESCRIPTORS_AT + usize::from(number) * DESCRIPTOR;
+        put(at, &kind.to_le_bytes());
+        put(at + 4, &[1, number + 1]);
+        put(at + 17, &(offset as u64).to_le_bytes());
+        put(at + 25, &(bytes as u64).to_le_bytes());
+        put(at + 73, name.as_bytes());
+    }
+    // squashfs, primary system partition.
+    put(DESCRIPTORS_AT + DESCRIPTOR + 201, &[1, 0, 0, 0, 2, 0, 0, 0]);
+    put(DESCRIPTORS_AT + DESCRIPTOR + 209, architecture);
+    put(config_at, config.as_bytes());
+    file.extend_from_slice(root);
+    file
+}
