@@ -2,7 +2,8 @@
 //! unpacked layer or a precise refusal out.
 //!
 //! `root_files/*.squashfs` were made by mksquashfs 4.5.1 with `-b 4096 -all-time 1000 -no-exports
-//! -nopad` of a directory that has one of everything; the kernel tests make theirs anew.
+//! -nopad` of a directory that has one of everything, and a small one with `-noI -noD -noF -noX
+//! -noId` too, so that its numbers can be changed; the kernel tests make theirs anew.
 
 #[path = "layer_twice/mod.rs"]
 mod layer_twice;
@@ -21,10 +22,14 @@ mod tests {
         ensure, resolve, unpack_layer,
     };
 
-    use super::layer_twice::scratch;
+    use super::layer_twice::{is_root, scratch};
 
     const GZIP: &[u8] = include_bytes!("root_files/gzip.squashfs");
     const ZSTD: &[u8] = include_bytes!("root_files/zstd.squashfs");
+
+    /// Nothing in it is packed. Its first inode is at `INODES`.
+    const PLAIN: &[u8] = include_bytes!("root_files/plain.squashfs");
+    const INODES: usize = 0x277a;
 
     struct Site {
         directory: tempfile::TempDir,
@@ -107,6 +112,9 @@ mod tests {
         assert_eq!(read("deep/empty"), b"");
         assert_eq!(read(&format!("deep/{}", "n".repeat(200))), b"long");
         assert_eq!(read(&format!("deep/er/{}/file", "d".repeat(120))), b"below");
+        if is_root() {
+            assert_eq!((status("deep/large").uid(), status("deep/large").gid()), (12345, 54321));
+        }
         assert_eq!(status("deep/er").mode() & 0o7777, 0o700);
         for n in 0..300 {
             assert_eq!(read(&format!("many/{n:03}")), n.to_string().as_bytes());
@@ -183,7 +191,7 @@ mod tests {
 
     #[test]
     fn every_cut_is_refused() {
-        for bytes in [GZIP, ZSTD] {
+        for bytes in [GZIP, ZSTD, PLAIN] {
             // Shorter steps at both ends, where superblock and tables are.
             let lengths = (0..bytes.len())
                 .filter(|length| *length < 128 || *length + 512 > bytes.len() || length % 61 == 0);
@@ -198,14 +206,16 @@ mod tests {
     fn no_flipped_bits_get_past_the_checks() {
         let mut random = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
         let (mut refused, mut accepted) = (0, 0);
-        for round in 0..400_u32 {
-            let mut bytes = if round % 2 == 0 { GZIP.to_vec() } else { ZSTD.to_vec() };
+        for round in 0..600_u32 {
+            let (bytes, start) = [(GZIP, 0), (ZSTD, 0), (PLAIN, INODES), (PLAIN, INODES)]
+                [usize::try_from(round % 4).unwrap()];
+            let mut bytes = bytes.to_vec();
             for _ in 0..=round % 3 {
-                let place = usize::try_from(random.next_u64() >> 1).unwrap() % bytes.len();
+                let place = usize::try_from(random.next_u64() >> 1).unwrap();
+                let place = start + place % (bytes.len() - start);
                 bytes[place] ^= 1 << (random.next_u32() % 8);
             }
-            // Every other round aims at the superblock.
-            if round % 4 < 2 {
+            if round % 8 < 2 {
                 let place = usize::try_from(random.next_u64() >> 1).unwrap() % 96;
                 bytes[place] = u8::try_from(random.next_u32() & 0xff).unwrap();
             }
@@ -219,6 +229,57 @@ mod tests {
             }
         }
         assert!(refused > 100 && accepted > 10, "{refused} refused, {accepted} accepted");
+    }
+
+    /// Where `text` is in the plain file.
+    fn place(text: &str) -> usize {
+        PLAIN.windows(text.len()).position(|window| window == text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn squashfs_whose_numbers_lie_is_refused() {
+        unpack(PLAIN, &Limits::default()).unwrap();
+        // Inodes: of a file with blocks, of one with two names, and of the root.
+        let (blocks, linked, root) = (INODES, INODES + 0x4c, INODES + 0xea);
+        let (target, file) = (place("target-of-link"), place("file-one"));
+        let none = &u32::MAX.to_le_bytes()[..];
+        let cases: [(usize, &[u8], &str); 22] = [
+            (place("dir-two") - 8, &[0xea, 0], "a directory is in two places"),
+            (place("dir-two") - 8, &[0, 0x20], "beyond the end of a block"),
+            (file, b".wh.file", "would remove a file"),
+            (file, b"fil/-one", "is no name"),
+            (file, b"fil\0-one", "is no name"),
+            (place("file-two"), b"file-one", "there twice"),
+            (file - 2, &[0xff, 1], "in the middle of an entry"),
+            (place("blocks") - 20, none, "wrong header"),
+            (target - 24, &[99, 0], "unknown type 99"),
+            (target - 4, &[0, 0, 0, 0], "symbolic link is empty"),
+            (target - 4, &[0, 0, 1, 0], "too long"),
+            (root + 4, &[9, 0], "owner 9 is missing"),
+            (32, &0x2400_0000_u64.to_le_bytes(), "beyond its end"),
+            (linked + 44, &[7], "fragment 7, which is missing"),
+            (linked + 48, none, "is too short"),
+            (linked + 52, &[5], "attributes 5 are missing"),
+            (blocks + 16, none, "beyond its end"),
+            (blocks + 32, &[1, 0x10], "has a wrong size"),
+            (blocks + 32, &[0xff, 0xf], "has another length"),
+            (INODES - 2, &[0, 0], "of a table at byte"),
+            (INODES - 2, &[0, 0xff], "of a table at byte"),
+            (INODES - 2, &[0x0a, 1], "cannot be unpacked"),
+        ];
+        for (at, value, expected) in cases {
+            let mut bytes = PLAIN.to_vec();
+            bytes[at..at + value.len()].copy_from_slice(value);
+            let Err(error) = unpack(&bytes, &Limits::default()) else {
+                panic!("{at:#x} {expected}: accepted")
+            };
+            assert!(error.to_string().contains(expected), "{at:#x} {expected}: {error}");
+        }
+        // A file that claims a petabyte, in holes.
+        let mut bytes = PLAIN.to_vec();
+        bytes[linked + 24..linked + 32].copy_from_slice(&(1_u64 << 50).to_le_bytes());
+        let error = unpack(&bytes, &Limits::default()).unwrap_err();
+        assert!(is_orderly(&error), "{error}");
     }
 
     #[test]
