@@ -23,6 +23,7 @@ mod tables;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 
 use tar::EntryType;
 
@@ -56,12 +57,9 @@ pub(super) fn unpack(
 ) -> Result<(), Stop> {
     let disk = |source| Stop::Disk { call: "pread(2)", source };
     let file_bytes = file.metadata().map_err(disk)?.len();
-    let mut start = Vec::new();
-    let from_start = std::os::unix::fs::FileExt::read_at;
-    let mut buffer = [0; SUPERBLOCK_BYTES];
-    let count = from_start(file, &mut buffer, 0).map_err(disk)?;
-    start.extend_from_slice(&buffer[..count]);
-    let superblock = Superblock::parse(&start, file_bytes).map_err(wrong)?;
+    let mut start = [0; SUPERBLOCK_BYTES];
+    let count = file.read_at(&mut start, 0).map_err(disk)?;
+    let superblock = Superblock::parse(&start[..count], file_bytes).map_err(wrong)?;
     let mut blocks = Blocks::new(file, &superblock, limits)?;
     let owners = tables::owners(&mut blocks)?;
     let archive = Archive::new(file_bytes, limits, sink);
