@@ -237,7 +237,7 @@ impl Container {
             let failed = || attend(format!("attend to the task's {source:?}"));
             match source {
                 Source::Control => self.hear(session).map_err(failed())?,
-                Source::Channel => session.gone = true,
+                Source::Channel => self.hear_out(session).map_err(failed())?,
                 Source::Signals => self.forward(session, signals).map_err(failed())?,
                 Source::Stdout => advance(&mut session.stdout).map_err(failed())?,
                 Source::Stderr => advance(&mut session.stderr).map_err(failed())?,
@@ -331,6 +331,14 @@ impl Container {
         Ok(())
     }
 
+    /// Takes what init had said before it ended, up to how the task ended.
+    fn hear_out(&self, session: &mut Session<'_>) -> io::Result<()> {
+        while session.exited.is_none() && !session.gone {
+            self.hear(session)?;
+        }
+        Ok(())
+    }
+
     /// Gives the caller's signals to the task. A second one to end it ends it.
     fn forward(
         &self,
@@ -355,10 +363,11 @@ impl Container {
     /// Sends a signal to the task's process group.
     fn signal(&self, signal: i32) -> io::Result<()> {
         let number = u64::from(signal.unsigned_abs());
-        match monitor::send(&self.control, protocol::SIGNAL, number, &[], &[]) {
+        let sent = monitor::send(&self.control, protocol::SIGNAL, number, &[], &[]);
+        match sent.as_ref().map_err(io::Error::kind) {
             // Init has ended, which the next turn sees.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            sent => sent,
+            Err(io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(()),
+            _ => sent,
         }
     }
 

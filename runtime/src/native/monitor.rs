@@ -149,31 +149,17 @@ pub(crate) fn send(
 
 /// Receives a message. `None`: the other side is gone.
 pub(crate) fn receive(socket: &OwnedFd) -> io::Result<Option<Message>> {
-    // Looked at first: the longest message is a thousand times the usual one.
-    let peek = RecvFlags::PEEK | RecvFlags::TRUNC;
-    let length = rustix::io::retry_on_intr(|| {
-        rustix::net::recv(socket, &mut [0_u8; 0], peek).map(|(_, length)| length)
-    });
-    let length = match length {
-        Err(rustix::io::Errno::CONNRESET) => return Ok(None),
-        length => length?.min(p::MESSAGE_BYTES + p::TEXT_BYTES_MAX),
-    };
-    let mut bytes = vec![0; length];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut beside = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::CMSG_CLOEXEC;
-    let received = rustix::io::retry_on_intr(|| {
-        let mut parts = [io::IoSliceMut::new(&mut bytes)];
-        rustix::net::recvmsg(socket, &mut parts, &mut beside, flags)
-    });
-    let length = match received {
-        Err(rustix::io::Errno::CONNRESET) => return Ok(None),
-        received => received?.bytes,
-    };
+    let length = wait_for_message(socket)?.min(p::MESSAGE_BYTES + p::TEXT_BYTES_MAX);
     if length < p::MESSAGE_BYTES {
         return Ok(None);
     }
-    bytes.truncate(length);
+    let mut bytes = vec![0; length];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut beside = RecvAncillaryBuffer::new(&mut space);
+    hear_out(|| {
+        let mut parts = [io::IoSliceMut::new(&mut bytes)];
+        rustix::net::recvmsg(socket, &mut parts, &mut beside, RecvFlags::CMSG_CLOEXEC)
+    })?;
     let fd = beside.drain().find_map(|message| {
         if let RecvAncillaryMessage::ScmRights(mut fds) = message { fds.next() } else { None }
     });
@@ -187,4 +173,41 @@ pub(crate) fn receive(socket: &OwnedFd) -> io::Result<Option<Message>> {
     let mut numbers = [0; p::MESSAGE_WORDS - 1];
     numbers.fill_with(|| words.next().unwrap_or_default());
     Ok(Some(Message { kind, numbers, text, fd }))
+}
+
+/// Waits until there is a message, without taking it: its bytes. 0: the other side is gone.
+///
+/// Asked for first, because the longest message is a thousand times the usual one.
+fn wait_for_message(socket: &OwnedFd) -> io::Result<usize> {
+    let flags = RecvFlags::PEEK | RecvFlags::TRUNC;
+    hear_out(|| rustix::net::recv(socket, &mut [0_u8; 0], flags).map(|(_, length)| length))
+}
+
+/// Receives past an interruption, and past `ECONNRESET`: it says, once and before what had been
+/// sent, that the other side has ended without reading all that it was told (`unix_release_sock` of
+/// Linux 6.1; unix(7) is silent).
+fn hear_out<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNRESET) => {}
+            received => return Ok(received?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was said before an end is heard, also if the one who said it had not read everything.
+    #[test]
+    fn last_message_is_not_lost_with_what_its_sender_did_not_read() {
+        let (ours, theirs) = socket_pair().unwrap();
+        send(&ours, p::SIGNAL, 9, &[], &[]).unwrap();
+        send(&theirs, p::EXITED, 7, &[], &[]).unwrap();
+        drop(theirs);
+        let message = receive(&ours).unwrap().expect("it was said");
+        assert_eq!((message.kind, message.numbers[0]), (p::EXITED, 7));
+        assert!(receive(&ours).unwrap().is_none());
+    }
 }

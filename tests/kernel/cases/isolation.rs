@@ -32,6 +32,9 @@ pub(crate) fn cases() -> Vec<Case> {
             .needs(&[Need::Root, Need::Busybox]),
         Case::new("cannot_type_into_its_callers_terminal", cannot_type_into_terminal).needs(python),
         Case::new("gives_a_usable_terminal", gives_a_usable_terminal).needs(python),
+        Case::new("short_tasks_on_terminals_end_as_they_did", short_tasks_on_terminals_end)
+            .people(EVERYONE)
+            .needs(python),
         Case::new("memory_filesystems_are_bounded", memory_filesystems_are_bounded).needs(python),
         Case::new("runs_ordinary_python_programs", runs_python_programs)
             .people(EVERYONE)
@@ -218,6 +221,18 @@ fn gives_a_usable_terminal(stage: &Stage) -> Result<(), Failed> {
     claim!(ran.answer.stdout.contains("/dev/pts/"), "the shell has no terminal: {said}");
     claim!(ran.answer.stdout.contains("40 120"), "the size was not passed on: {said}");
     claim!(ran.answer.code == Some(7), "the exit code was not passed on: {said}");
+    Ok(())
+}
+
+/// What a task that ends at once said of its end arrives, however its messages fall together.
+fn short_tasks_on_terminals_end(stage: &Stage) -> Result<(), Failed> {
+    let script = "for round in $(seq 20); do for one in 1 2 3 4 5 6; do \
+        { \"$0\" -c \"$TERMINAL\" '' \"$@\"; echo \"code $?\"; } & done; wait; done";
+    let words = ["run", "-t", "--", "/bin/sh", "-c", "exit 7"];
+    let started = stage.cli(&words).variable("TERMINAL", TERMINAL);
+    let ran = started.started_by(&["sh", "-c", script, PYTHON]).output()?;
+    let codes = ran.answer.stdout.matches("code 7\n").count();
+    claim!(codes == 120, "{codes} of 120 ended with 7: {}", ran.answer.told());
     Ok(())
 }
 
