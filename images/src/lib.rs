@@ -24,7 +24,7 @@ pub use digest::{BlobFault, Digest, DigestError, Verified};
 pub use document::ManifestError;
 pub use image::{Form, Image};
 pub use image_config::read_documents;
-pub use layer::{Contents, LayerError, Limits, Refused, unpack_layer};
+pub use layer::{Contents, LayerError, Limits, Pack, Packed, Refused, pack_tree, unpack_layer};
 pub use manifest::{Config, Identity, LayerDescriptor, Manifest, MediaType};
 pub use pull::{PullError, ensure};
 pub use reference::{Part, Reference, ReferenceError, RegistryName};

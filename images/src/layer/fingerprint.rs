@@ -120,7 +120,7 @@ impl Walk {
     }
 }
 
-fn open(parent: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> Result<OwnedFd> {
+pub(super) fn open(parent: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> Result<OwnedFd> {
     // Looking is not using: access times stay as they are. Non-blocking, should a fifo appear.
     let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     match rustix::fs::openat(parent, name, flags | OFlags::NOATIME, Mode::empty()) {
@@ -129,7 +129,7 @@ fn open(parent: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> Result<OwnedFd> {
     }
 }
 
-fn sorted_names(directory: BorrowedFd<'_>) -> Result<Vec<CString>> {
+pub(super) fn sorted_names(directory: BorrowedFd<'_>) -> Result<Vec<CString>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(directory)? {
         let name = entry?.file_name().to_owned();

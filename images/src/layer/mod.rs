@@ -11,6 +11,7 @@
 //! - `tree` finds and makes directories, below the layer's root whatever links there are;
 //! - `write` makes everything else;
 //! - `remove` takes a tree away again;
+//! - `head` and `pack` go the other way: they make a tar of a tree;
 //! - `fingerprint` digests a tree as it is on disk, and `measure` says how much of it that takes.
 //!
 //! Three threads work on a layer: this one unpacks, one hashes the tar, one writes. A layer is
@@ -23,10 +24,12 @@
 mod bytes;
 mod error;
 mod fingerprint;
+mod head;
 mod header;
 mod limits;
 mod measure;
 mod name;
+mod pack;
 mod packed;
 mod pax;
 mod remove;
@@ -42,6 +45,7 @@ use sha2::{Digest as _, Sha256};
 
 pub use error::{LayerError, Refused};
 pub use limits::Limits;
+pub use pack::{Pack, Packed, pack_tree};
 pub use write::Contents;
 
 pub(crate) use fingerprint::fingerprint;

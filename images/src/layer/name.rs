@@ -7,9 +7,9 @@ use super::error::{Fault, Refused};
 pub(super) const NAME_BYTES_MAX: usize = 255;
 
 /// Marks a file of a lower layer as removed (OCI image-spec v1.1, layer.md, "Whiteouts").
-const WHITEOUT_PREFIX: &[u8] = b".wh.";
+pub(super) const WHITEOUT_PREFIX: &[u8] = b".wh.";
 /// Marks a directory whose lower contents are removed ("Opaque Whiteout").
-const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
+pub(super) const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
 
 /// A path from the layer's root: components between single slashes, none of them empty, `.` or
 /// `..`. The root itself is empty.

@@ -29,10 +29,12 @@ use tar::EntryType;
 
 use super::Limits;
 use super::bytes::Chunk;
+use super::head::Head;
 use super::name::{LayerPath, join};
 use super::packed::Stop;
+use super::pax::Moment;
 use crate::Digest;
-use archive::{Archive, Head};
+use archive::Archive;
 use blocks::{Blocks, packed_size};
 use directory::{Entries, Named};
 use inode::{Content, Inode, Kind};
@@ -185,7 +187,8 @@ impl Walk<'_> {
             }
             Some(_) | None => Vec::new(),
         };
-        let Inode { mode, mtime, .. } = *inode;
+        let mode = inode.mode.into();
+        let mtime = Moment { seconds: inode.mtime.into(), nanoseconds: 0 };
         let xattrs = &xattrs;
         self.archive.head(&Head { path, kind, target, bytes, mode, uid, gid, mtime, xattrs })
     }
