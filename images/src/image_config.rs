@@ -1,13 +1,18 @@
-//! Reads the configuration of an image: defaults for processes, the layers' diff IDs, the platform.
+//! Reads and writes the configuration of an image: defaults for processes, diff IDs, the platform.
 //!
 //! OCI image-spec v1.1, "Image Configuration"; Docker's has the same shape. Pure, like
 //! `document.rs`.
 
+mod write;
+
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde::de::IgnoredAny;
 use serde_json::Value;
+
+pub use write::{History, write_config};
 
 use crate::document::{Document, LAYERS_MAX, ManifestError, Platform, packing, parse_json};
 use crate::shown::shown;
@@ -41,6 +46,14 @@ impl ImageConfig {
                 volumes: without_nul("Volumes", volumes.collect())?,
                 architecture: without_nul("architecture", non_empty(json.architecture))?,
                 os: without_nul("os", non_empty(json.os))?,
+                labels: defaults.labels.map(texts).unwrap_or_default(),
+                ports: lenient::<BTreeMap<String, IgnoredAny>>(defaults.ports)
+                    .into_keys()
+                    .collect(),
+                stop_signal: non_empty(lenient(defaults.stop_signal)),
+                shell: without_nul("Shell", defaults.shell.unwrap_or_default())?,
+                healthcheck: lenient(defaults.healthcheck),
+                on_build: without_nul("OnBuild", defaults.on_build.unwrap_or_default())?,
             },
             diff_ids: (1..).zip(diff_ids).map(parse_diff_id).collect::<Result<_, _>>()?,
         })
@@ -92,13 +105,17 @@ pub fn read_documents(manifest: &[u8], config: &[u8]) -> Result<Manifest, Manife
     assemble(String::new(), identity, &document, ImageConfig::parse(config)?)
 }
 
-/// The labels of a configuration. Those that are no text are left out: nothing depends on them, and
-/// an image must not fail to be shown for one.
-pub(crate) fn read_labels(config: &[u8]) -> Result<BTreeMap<String, String>, ManifestError> {
-    let json: Value = parse_json("configuration", config)?;
-    let labels = json["config"]["Labels"].as_object();
-    let text = |(name, value): (&String, &Value)| Some((name.clone(), value.as_str()?.to_owned()));
-    Ok(labels.into_iter().flatten().filter_map(text).collect())
+/// Labels. Those that are no text are left out: nothing depends on them, and an image must not
+/// fail to be shown for one.
+fn texts(labels: Value) -> BTreeMap<String, String> {
+    let labels: BTreeMap<String, Value> = lenient(Some(labels));
+    let text = |(name, value): (String, Value)| Some((name, value.as_str()?.to_owned()));
+    labels.into_iter().filter_map(text).collect()
+}
+
+/// What is only shown, or nothing if it has another shape: no image fails to run for it.
+fn lenient<T: DeserializeOwned + Default>(value: Option<Value>) -> T {
+    value.and_then(|value| serde_json::from_value(value).ok()).unwrap_or_default()
 }
 
 fn parse_diff_id((number, text): (usize, String)) -> Result<Digest, ManifestError> {
@@ -159,6 +176,18 @@ struct JsonDefaults {
     command: Option<Vec<String>>,
     #[serde(rename = "Volumes")]
     volumes: Option<BTreeMap<String, IgnoredAny>>,
+    #[serde(rename = "Labels")]
+    labels: Option<Value>,
+    #[serde(rename = "ExposedPorts")]
+    ports: Option<Value>,
+    #[serde(rename = "StopSignal")]
+    stop_signal: Option<Value>,
+    #[serde(rename = "Shell")]
+    shell: Option<Vec<String>>,
+    #[serde(rename = "Healthcheck")]
+    healthcheck: Option<Value>,
+    #[serde(rename = "OnBuild")]
+    on_build: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]

@@ -12,6 +12,7 @@ mod layer;
 mod manifest;
 mod name;
 mod pull;
+mod recipe;
 mod reference;
 mod resolve;
 mod shown;
@@ -23,10 +24,15 @@ pub use credentials::{CredentialError, CredentialFiles};
 pub use digest::{BlobFault, Digest, DigestError, Verified};
 pub use document::ManifestError;
 pub use image::{Form, Image};
-pub use image_config::read_documents;
+pub use image_config::{History, read_documents, write_config};
 pub use layer::{Contents, LayerError, Limits, Pack, Packed, Refused, pack_tree, unpack_layer};
 pub use manifest::{Config, Identity, LayerDescriptor, Manifest, MediaType};
 pub use pull::{PullError, ensure};
+pub use recipe::{
+    Act, Base, Change, CopyFiles, CopyMode, Entry, Healthcheck, InlineFile, Inputs, Key, Mount,
+    Network, Origin, Place, Recipe, RecipeError, Rules, Run, RunFile, Sharing, Stage, Step,
+    Unkeyed,
+};
 pub use reference::{Part, Reference, ReferenceError, RegistryName};
 pub use resolve::{ResolveError, resolve};
 pub use source::{HttpError, RegistryError, SourceError, Timeouts};

@@ -1,10 +1,11 @@
 //! What an image is made of, before any of it is unpacked.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Digest;
+use crate::{Digest, Healthcheck};
 
 /// An image by digest: what `plan` needs to know and what `ensure` needs to fetch.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -56,6 +57,18 @@ pub struct Config {
     pub architecture: Option<String>,
     /// `os`.
     pub os: Option<String>,
+    /// `Labels`. Those that are no text are left out.
+    pub labels: BTreeMap<String, String>,
+    /// `ExposedPorts`: shown, never opened.
+    pub ports: Vec<String>,
+    /// `StopSignal`: shown, never sent.
+    pub stop_signal: Option<String>,
+    /// `Shell`: of instructions in a Dockerfile that is built upon the image.
+    pub shell: Vec<String>,
+    /// `Healthcheck`: shown, never run.
+    pub healthcheck: Option<Healthcheck>,
+    /// `OnBuild`: instructions for a Dockerfile that is built upon the image.
+    pub on_build: Vec<String>,
 }
 
 /// One layer of an image.

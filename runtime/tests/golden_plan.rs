@@ -91,6 +91,7 @@ mod golden {
             volumes: list(&value["volumes"]),
             architecture: text(&value["architecture"]),
             os: text(&value["os"]),
+            ..Config::default()
         };
         let reference = text(&value["reference"]).unwrap();
         Manifest { identity, reference, config, layers: Vec::new() }

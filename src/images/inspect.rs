@@ -72,7 +72,7 @@ fn names_of(store: &Store, image: &StoredImage) -> Result<Vec<String>, Failure> 
 }
 
 fn to_json(store: &Store, image: &StoredImage, names: &[String]) -> Value {
-    let StoredImage { manifest, labels, .. } = image;
+    let manifest = &image.manifest;
     let config = &manifest.config;
     let layers = manifest.layers.iter().map(|layer| {
         json!({
@@ -91,7 +91,7 @@ fn to_json(store: &Store, image: &StoredImage, names: &[String]) -> Value {
         "variables": joined(&config.variables),
         "workdir": config.workdir,
         "user": config.user,
-        "labels": labels,
+        "labels": config.labels,
         "layers": layers.collect::<Vec<_>>(),
     })
 }
@@ -107,7 +107,7 @@ fn joined(variables: &[(String, String)]) -> Vec<String> {
 
 /// One fact a line. What the image's maker wrote steers no terminal.
 fn to_text(store: &Store, image: &StoredImage, names: &[String]) -> String {
-    let StoredImage { manifest, labels, .. } = image;
+    let manifest = &image.manifest;
     let config = &manifest.config;
     let list = |words: &[String]| {
         (!words.is_empty()).then(|| serde_json::to_string(words).expect("text has a JSON form"))
@@ -120,7 +120,7 @@ fn to_text(store: &Store, image: &StoredImage, names: &[String]) -> String {
     facts.extend(config.workdir.clone().map(|workdir| ("workdir", workdir)));
     facts.extend(config.user.clone().map(|user| ("user", user)));
     facts.extend(joined(&config.variables).into_iter().map(|variable| ("variable", variable)));
-    facts.extend(labels.iter().map(|(name, value)| ("label", format!("{name}={value}"))));
+    facts.extend(config.labels.iter().map(|(name, value)| ("label", format!("{name}={value}"))));
     facts.extend(manifest.layers.iter().map(|layer| {
         let unpacked = if store.layer(&layer.diff_id).is_some() { "" } else { ", not unpacked" };
         let size = HumanBytes(layer.blob_bytes);

@@ -1,10 +1,8 @@
 //! What the store has of an image: its documents, read again without asking where it came from.
 
-use std::collections::BTreeMap;
-
 use super::{Store, StoreError};
 use crate::document::{DOCUMENT_BYTES_MAX, Document, ManifestError};
-use crate::image_config::{ImageConfig, assemble, read_labels};
+use crate::image_config::{ImageConfig, assemble};
 use crate::{Digest, Identity, Manifest};
 
 /// An image whose documents are in the store. Its layers may be there or not.
@@ -14,8 +12,6 @@ pub struct StoredImage {
     pub manifest: Manifest,
     /// The blob that holds its configuration.
     pub configuration: Digest,
-    /// `Labels`, by name.
-    pub labels: BTreeMap<String, String>,
 }
 
 /// Why an image that the store names cannot be read from it. Pulling it again mends it, unless its
@@ -71,7 +67,6 @@ impl Store {
         let config = ImageConfig::parse(&bytes).map_err(wrong)?;
         let identity = Identity::Digest(digest);
         let manifest = assemble(digest.to_string(), identity, &document, config).map_err(wrong)?;
-        let labels = read_labels(&bytes).map_err(wrong)?;
-        Ok(Some(StoredImage { manifest, configuration, labels }))
+        Ok(Some(StoredImage { manifest, configuration }))
     }
 }
