@@ -16,6 +16,7 @@ mod judge;
 mod launch;
 mod leftovers;
 mod needs;
+mod peers;
 mod person;
 mod posture;
 mod world;

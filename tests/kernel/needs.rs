@@ -46,6 +46,8 @@ pub(crate) enum Need {
     Bwrap,
     /// runc starts a container.
     Runc,
+    /// The real Apptainer, which `tests/peers/apptainer make` fetches.
+    Apptainer,
     /// qemu and a kernel with modules, for the guest.
     Guest,
 }
@@ -66,6 +68,7 @@ pub(crate) const ALL: &[Need] = &[
     Need::Mksquashfs,
     Need::Bwrap,
     Need::Runc,
+    Need::Apptainer,
     Need::Guest,
 ];
 
@@ -87,6 +90,7 @@ impl Need {
             Need::Mksquashfs => "mksquashfs",
             Need::Bwrap => "bwrap",
             Need::Runc => "runc",
+            Need::Apptainer => "apptainer",
             Need::Guest => "guest",
         }
     }
@@ -145,6 +149,8 @@ fn try_need(world: &World, need: Need) -> Result<(), String> {
         Need::Mksquashfs => anyone(&["mksquashfs", "-version"]),
         Need::Bwrap => ordinary(&["bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"]),
         Need::Runc => crate::judge::works(world).map_err(|failed| reason(&failed)),
+        Need::Apptainer if world.in_guest => Err("FUSE wants more than the guest has".to_owned()),
+        Need::Apptainer => works(crate::peers::apptainer(Path::new("/tmp"), &["--version"])),
         Need::Guest if world.in_guest => Err("this is the guest".to_owned()),
         Need::Guest => crate::guest::parts().map(|_| ()),
     }

@@ -5,21 +5,26 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use libtest_mimic::Failed;
+use serde_json::json;
 
 use crate::case::Case;
 use crate::commands::Command;
-use crate::images::fill_root;
+use crate::images::{Image, fill_root};
 use crate::launch::{Ran, Stage, claim};
 use crate::needs::Need;
+use crate::peers;
 
 /// All of them.
 pub(crate) fn cases() -> Vec<Case> {
-    let all = vec![
+    let mut all = vec![
         Case::new("squashfs_of_every_packing_runs", squashfs_runs),
         Case::new("sif_runs_with_its_oci_configuration", sif_runs),
         Case::new("cut_root_file_is_refused_before_anything_starts", cut_file_is_refused),
     ];
-    all.into_iter().map(|case| case.needs(&[Need::Busybox, Need::Mksquashfs])).collect()
+    all = all.into_iter().map(|case| case.needs(&[Need::Busybox, Need::Mksquashfs])).collect();
+    let built = Case::new("sif_that_apptainer_built_runs", built_sif_runs);
+    all.push(built.needs(&[Need::Root, Need::Busybox, Need::Apptainer]));
+    all
 }
 
 /// Shows what a root that was packed and unpacked has lost, if anything.
@@ -75,6 +80,25 @@ fn sif_runs(stage: &Stage) -> Result<(), Failed> {
     claim!(ran.answer.stdout == SEEN, "{}", ran.answer.told());
     let ran = stage.cli(&["run", "--image", &image, "--", "env"]).output()?.expect_code(0)?;
     claim!(ran.answer.stdout.contains("COLOR=\"b$lue\"\n"), "{}", ran.answer.told());
+    Ok(())
+}
+
+/// The real one's file: its header, its objects, its squashfs, its configuration.
+fn built_sif_runs(stage: &Stage) -> Result<(), Failed> {
+    let folder = peers::folder(&stage.home)?;
+    let config = json!({"Env": ["PATH=/bin", "COLOR=b\"l$ue"], "WorkingDir": "/bin"});
+    fs::write(folder.join("image.tar"), Image::busybox(config)?.docker_archive()?)?;
+    let built = peers::apptainer(&folder, &["build", "image.sif", "docker-archive:image.tar"]);
+    let built = built.output()?;
+    claim!(built.code == Some(0), "apptainer build: {}", built.told());
+    let file = stage.home.join("image.sif");
+    fs::copy(folder.join("image.sif"), &file)?;
+    stage.world.give(&file, stage.person)?;
+    let image = format!("sif:{}", file.display());
+    let words = ["run", "--image", &image, "--", "/bin/sh", "-c", "echo $COLOR; pwd; ls -a /"];
+    let ran = stage.cli(&words).output()?.expect_code(0)?;
+    claim!(ran.answer.stdout.starts_with("b\"l$ue\n/bin\n"), "{}", ran.answer.told());
+    claim!(ran.answer.stdout.contains(".singularity.d"), "{}", ran.answer.told());
     Ok(())
 }
 
