@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::contenders::{Site, ours};
-use crate::table::percentile_ms;
+use crate::series::percentile_ms;
 
 /// What there is of things that a leak would add to.
 #[derive(Debug, PartialEq, Eq)]

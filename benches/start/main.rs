@@ -10,17 +10,17 @@
 
 mod contenders;
 mod endurance;
+mod goals;
 mod in_process;
+#[path = "../series.rs"]
+mod series;
 mod sizes;
-mod table;
 
 use std::error::Error;
 use std::time::Duration;
 
-use sha2::{Digest as _, Sha256};
-
-use contenders::{Contender, Site};
-use table::Series;
+use contenders::{Contender, Site, name};
+use series::{Series, order};
 
 /// How often each contender starts.
 struct Rounds {
@@ -51,10 +51,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     });
     let busy = measure(&mut contenders, rounds.busy, None)?;
-    table::print("back to back", &busy);
+    series::print("back to back", &busy, name::BWRAP);
     let idle = measure(&mut contenders, rounds.idle, Some(IDLE))?;
-    table::print("after 200 ms of idle", &idle);
-    table::print_goals(&busy, &idle);
+    series::print("after 200 ms of idle", &idle, name::BWRAP);
+    goals::print(&busy, &idle);
     sizes::print(&site)?;
     if rounds.endurance > 0 {
         endurance::run(&site, rounds.endurance)?;
@@ -78,14 +78,6 @@ fn measure(
         }
     }
     Ok(series)
-}
-
-/// An order of its own for each round, the same in each run. What the kernel clears up after one
-/// sandbox slows the start of the next, so nobody shall always follow the same one.
-fn order(count: usize, round: u32) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..count).collect();
-    order.sort_by_key(|at| Sha256::digest(format!("{round} {at}")));
-    order
 }
 
 fn rounds(mut words: impl Iterator<Item = String>) -> Result<Rounds, Box<dyn Error>> {

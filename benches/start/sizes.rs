@@ -5,7 +5,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use crate::contenders::{OURS, Site, ours};
-use crate::table::goal;
+use crate::series::goal;
 
 /// Prints both with their goals.
 pub(crate) fn print(site: &Site) -> Result<(), Box<dyn Error>> {
