@@ -25,7 +25,9 @@ pub use digest::{BlobFault, Digest, DigestError, Verified};
 pub use document::ManifestError;
 pub use image::{Form, Image};
 pub use image_config::{History, read_documents, write_config};
-pub use layer::{Contents, LayerError, Limits, Pack, Packed, Refused, pack_tree, unpack_layer};
+pub use layer::{
+    Contents, LayerError, LayerTar, Limits, Pack, Packed, Refused, pack_tree, unpack_layer,
+};
 pub use manifest::{Config, Identity, LayerDescriptor, Manifest, MediaType};
 pub use pull::{PullError, ensure};
 pub use recipe::{

@@ -8,15 +8,15 @@ use std::collections::HashMap;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use crate::layer::LayerError;
 use crate::resolve::directory_fingerprint;
 use crate::source::{self, Source};
-use crate::store::{LeasedLayer, Store, StoreError};
+use crate::store::{LeasedLayer, Origin, Store, StoreError};
 use crate::{
-    Access, Digest, Form, Identity, Image, LayerDescriptor, Lease, Manifest, Progress, Reference,
+    Access, Digest, Form, Identity, Image, LayerDescriptor, Lease, Manifest, Reference,
     ReferenceError, SourceError,
 };
 
@@ -188,19 +188,9 @@ fn ensure_layers(
         }
     }
     if !missing.is_empty() {
-        let error = |source| PullError::Open {
-            reference: manifest.reference.clone(),
-            source: Box::new(source),
-        };
-        let reference = parse_reference(manifest)?;
-        let source = source::open(&reference, access.network()).map_err(error)?;
-        let source = source.ok_or_else(|| PullError::Reference {
-            reference: manifest.reference.clone(),
-            source: None,
-        })?;
         let fetch = Fetch {
-            reference: &manifest.reference,
-            source: source.as_ref(),
+            manifest,
+            source: OnceLock::new(),
             store,
             access,
             next: AtomicUsize::new(0),
@@ -215,8 +205,9 @@ fn ensure_layers(
 
 /// Layers on their way into the store, by several threads.
 struct Fetch<'a> {
-    reference: &'a str,
-    source: &'a dyn Source,
+    manifest: &'a Manifest,
+    /// Opened when the first blob is wanted that the store does not have.
+    source: OnceLock<Box<dyn Source>>,
     store: &'a Store,
     access: &'a Access<'a>,
     /// The first layer that nobody has taken yet.
@@ -260,23 +251,34 @@ impl Fetch<'_> {
     }
 
     fn one(&self, layer: &LayerDescriptor) -> Result<LeasedLayer, PullError> {
-        let (reference, digest) = (|| self.reference.to_owned(), layer.digest);
+        let (reference, digest) = (self.manifest.reference.clone(), layer.digest);
         let progress = self.access.progress;
-        let blob = self.source.layer(layer).map_err(|error| PullError::Source {
-            reference: reference(),
-            digest,
-            source: Box::new(error),
-        })?;
         progress.started(&digest, layer.blob_bytes);
-        let mut watched = Watched { blob, digest, progress, stop: &self.stop };
-        let leased = self.store.lease_added_layer(layer, &mut watched, self.access.limits);
-        let leased = leased.map_err(|error| PullError::Layer {
-            reference: reference(),
-            digest,
-            source: Box::new(error),
-        })?;
-        progress.finished(&digest);
-        Ok(leased)
+        let mut blob = Fetched { fetch: self, layer, blob: Box::new(io::empty()), failure: None };
+        let leased = self.store.lease_added_layer(layer, &mut blob, self.access.limits);
+        match (leased, blob.failure) {
+            (Ok(leased), _) => {
+                progress.finished(&digest);
+                Ok(leased)
+            }
+            (Err(_), Some(error)) => Err(error),
+            (Err(error), None) => {
+                Err(PullError::Layer { reference, digest, source: Box::new(error) })
+            }
+        }
+    }
+
+    /// The place that the image is in. Threads that ask at the same time may open it twice.
+    fn source(&self) -> Result<&dyn Source, PullError> {
+        if let Some(source) = self.source.get() {
+            return Ok(source.as_ref());
+        }
+        let text = || self.manifest.reference.clone();
+        let opened = source::open(&parse_reference(self.manifest)?, self.access.network());
+        let error = |source| PullError::Open { reference: text(), source: Box::new(source) };
+        let opened = opened.map_err(error)?;
+        let opened = opened.ok_or(PullError::Reference { reference: text(), source: None })?;
+        Ok(self.source.get_or_init(|| opened).as_ref())
     }
 
     fn is_stopped(&self) -> bool {
@@ -284,21 +286,48 @@ impl Fetch<'_> {
     }
 }
 
-/// Tells the progress of a blob, and ends it when another layer failed.
-struct Watched<'a> {
+/// A blob as the source has it, which is asked when the first byte is wanted. Tells the progress,
+/// and ends when another layer failed.
+struct Fetched<'a> {
+    fetch: &'a Fetch<'a>,
+    layer: &'a LayerDescriptor,
     blob: Box<dyn Read + Send + 'a>,
-    digest: Digest,
-    progress: &'a dyn Progress,
-    stop: &'a AtomicBool,
+    /// Why the source did not give it.
+    failure: Option<PullError>,
 }
 
-impl Read for Watched<'_> {
+impl Origin for Fetched<'_> {
+    fn start(&mut self, from: u64) -> io::Result<()> {
+        let (fetch, layer) = (self.fetch, self.layer);
+        // Anew, if something was wrong with what came before.
+        fetch.access.progress.started(&layer.digest, layer.blob_bytes);
+        fetch.access.progress.advanced(&layer.digest, from);
+        let opened = fetch.source().and_then(|source| {
+            source.layer_from(layer, from).map_err(|error| PullError::Source {
+                reference: fetch.manifest.reference.clone(),
+                digest: layer.digest,
+                source: Box::new(error),
+            })
+        });
+        self.blob = opened.map_err(|error| {
+            self.failure = Some(error);
+            io::Error::other("the source does not give it")
+        })?;
+        Ok(())
+    }
+
+    fn may_resume(&self) -> bool {
+        true
+    }
+}
+
+impl Read for Fetched<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.stop.load(Ordering::Relaxed) {
+        if self.fetch.is_stopped() {
             return Err(io::Error::other("another layer of the image failed"));
         }
         let count = self.blob.read(buffer)?;
-        self.progress.advanced(&self.digest, count as u64);
+        self.fetch.access.progress.advanced(&self.layer.digest, count as u64);
         Ok(count)
     }
 }

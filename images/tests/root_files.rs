@@ -11,6 +11,7 @@ mod layer_twice;
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::io::Read;
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
     use std::path::{Path, PathBuf};
 
@@ -22,7 +23,7 @@ mod tests {
         ensure, resolve, unpack_layer,
     };
 
-    use super::layer_twice::{is_root, scratch};
+    use super::layer_twice::{is_root, listing, scratch};
 
     const GZIP: &[u8] = include_bytes!("root_files/gzip.squashfs");
     const ZSTD: &[u8] = include_bytes!("root_files/zstd.squashfs");
@@ -140,6 +141,24 @@ mod tests {
             assert_eq!(layer.digest, Digest::of(bytes), "the file's own");
             let (again, same) = site.root(&Reference::Squashfs(site.write("b.squashfs", bytes)));
             assert_eq!((again.identity, same), (manifest.identity, root), "named by its content");
+        }
+    }
+
+    #[test]
+    fn tar_of_a_squashfs_is_what_was_unpacked() {
+        let site = Site::new();
+        for bytes in [GZIP, ZSTD] {
+            let (manifest, root) = site.root(&site.squashfs(bytes));
+            let squashfs = &manifest.layers[0];
+            let mut tar = Vec::new();
+            let mut stream = site.store.layer_tar(squashfs, &Limits::default()).unwrap();
+            stream.read_to_end(&mut tar).unwrap();
+            let (digest, blob_bytes) = (Digest::of(&tar), tar.len() as u64);
+            let media_type = MediaType::Tar;
+            let layer = LayerDescriptor { digest, diff_id: digest, blob_bytes, media_type };
+            let tree = site.store.add_layer(&layer, &mut &*tar, &Limits::default()).unwrap();
+            check_tree(&tree);
+            assert_eq!(listing(&tree), listing(&root));
         }
     }
 

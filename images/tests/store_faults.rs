@@ -90,14 +90,24 @@ fn survives_kills_at_any_point() {
         child.wait().unwrap();
 
         let store = Store::open(&root).unwrap();
-        assert_eq!(fs::read_dir(root.join("tmp")).unwrap().count(), 0, "leftovers at {point}");
+        let leftovers = names_in(&root.join("tmp"));
+        assert!(leftovers.iter().all(|name| name.starts_with("partial-")), "{leftovers:?}");
         assert_eq!(store.check().unwrap(), [], "killed at {point}");
         let tree = store.add_layer(&layer, &mut &*tar, &Limits::default()).unwrap();
         assert_eq!(listing(&tree).len(), 1 + 7 + 100);
         assert_eq!(store.check().unwrap(), []);
+        assert_eq!(names_in(&root.join("tmp")), [""; 0], "killed at {point}");
+        let mut blob = store.open_blob(&layer.digest, layer.blob_bytes).unwrap().unwrap();
+        assert_eq!(io::copy(&mut blob, &mut io::sink()).unwrap(), layer.blob_bytes);
         store.remove_layer(&layer.diff_id).unwrap();
         assert_eq!(store.layer(&layer.diff_id), None);
+        assert!(store.open_blob(&layer.digest, layer.blob_bytes).unwrap().is_none());
     }
+}
+
+fn names_in(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 /// T118: one of many processes reads the blob; the others wait and read none of theirs.
@@ -209,7 +219,7 @@ fn spares_the_work_of_the_living() {
         is_asked.recv().unwrap();
         drop(Store::open(place.path()).unwrap());
         let left = fs::read_dir(place.path().join("tmp")).unwrap().count();
-        assert_eq!(left, 2, "the tree in the making and its lock");
+        assert_eq!(left, 4, "the tree and the blob in the making, and their locks");
         tell.send(()).unwrap();
         assert_eq!(listing(&adding.join().unwrap()).len(), 1 + 7 + 100);
     });

@@ -181,7 +181,7 @@ fn full_disk_leaves_the_store_whole() {
         let free = || rustix::fs::statvfs(".").unwrap().f_bfree;
         let before = free();
         let error = store.add_layer(&plain(&big), &mut &*big, &Limits::default()).unwrap_err();
-        assert!(chain(&error).contains("write(2) `big`"), "{}", chain(&error));
+        assert!(chain(&error).contains("write(2) "), "{}", chain(&error));
         assert!(chain(&error).contains("No space left on device"), "{}", chain(&error));
         assert_eq!(free(), before);
         assert_eq!(store.check().unwrap(), []);

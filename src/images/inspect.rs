@@ -80,6 +80,7 @@ fn to_json(store: &Store, image: &StoredImage, names: &[String]) -> Value {
             "diff_id": layer.diff_id,
             "size_bytes": layer.blob_bytes,
             "unpacked": store.layer(&layer.diff_id).is_some(),
+            "packed": store.has_blob(&layer.digest),
         })
     });
     json!({
@@ -122,9 +123,14 @@ fn to_text(store: &Store, image: &StoredImage, names: &[String]) -> String {
     facts.extend(joined(&config.variables).into_iter().map(|variable| ("variable", variable)));
     facts.extend(config.labels.iter().map(|(name, value)| ("label", format!("{name}={value}"))));
     facts.extend(manifest.layers.iter().map(|layer| {
-        let unpacked = if store.layer(&layer.diff_id).is_some() { "" } else { ", not unpacked" };
+        let missing = match (store.layer(&layer.diff_id), store.has_blob(&layer.digest)) {
+            (Some(_), true) => "",
+            (Some(_), false) => ", unpacked only",
+            (None, true) => ", not unpacked",
+            (None, false) => ", not here",
+        };
         let size = HumanBytes(layer.blob_bytes);
-        ("layer", format!("{}, diff ID {}, {size}{unpacked}", layer.digest, layer.diff_id))
+        ("layer", format!("{}, diff ID {}, {size}{missing}", layer.digest, layer.diff_id))
     }));
     let mut text = String::new();
     for (what, fact) in facts {

@@ -94,6 +94,7 @@ pub(super) fn gc(args: &GcArgs) -> Result<Answer, Failure> {
             "removed": names.collect::<Vec<_>>(),
             "layers": collected.layers,
             "blobs": collected.blobs,
+            "partials": collected.partials,
             "in_use": collected.in_use,
             "freed_bytes": collected.freed_bytes,
             "left_bytes": collected.left_bytes,
@@ -112,7 +113,7 @@ pub(super) fn gc(args: &GcArgs) -> Result<Answer, Failure> {
         text += &format!("{digest} has no name but is in use, and stays\n");
     }
     text += &format!(
-        "{freed} {} ({} layers, {} documents); {} are left\n",
+        "{freed} {} ({} layers, {} blobs); {} are left\n",
         HumanBytes(collected.freed_bytes),
         collected.layers.len(),
         collected.blobs.len(),

@@ -84,6 +84,15 @@ pub enum LayerError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The tree is there, the blob it was made from is not: an earlier version of this program did
+    /// not keep it, or somebody removed it. Pulling the image anew after removing it brings both.
+    #[error("the store does not have the blob {digest} of layer {diff_id}")]
+    NotKept {
+        /// The blob.
+        digest: Digest,
+        /// Which layer.
+        diff_id: Digest,
+    },
     /// The store around the tree failed.
     #[error("cannot keep layer {diff_id}")]
     Store {

@@ -12,6 +12,7 @@
 //! - `write` makes everything else;
 //! - `remove` takes a tree away again;
 //! - `head` and `pack` go the other way: they make a tar of a tree;
+//! - `unpacked` gives the tar itself, to whoever writes another format;
 //! - `fingerprint` digests a tree as it is on disk, and `measure` says how much of it that takes.
 //!
 //! Three threads work on a layer: this one unpacks, one hashes the tar, one writes. A layer is
@@ -36,8 +37,10 @@ mod remove;
 mod spool;
 mod squashfs;
 mod tree;
+mod unpacked;
 mod write;
 
+use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -46,6 +49,7 @@ use sha2::{Digest as _, Sha256};
 pub use error::{LayerError, Refused};
 pub use limits::Limits;
 pub use pack::{Pack, Packed, pack_tree};
+pub use unpacked::LayerTar;
 pub use write::Contents;
 
 pub(crate) use fingerprint::fingerprint;
@@ -57,6 +61,7 @@ use crate::{Digest, LayerDescriptor, MediaType};
 use bytes::{Bytes, Chunk};
 use error::{Fault, shown};
 use packed::{Counted, Stop};
+use spool::Place;
 
 /// Chunks on their way to each thread: enough to even out large and small files.
 const CHUNKS_AHEAD: usize = 8;
@@ -75,20 +80,34 @@ pub fn unpack_layer(
     limits: &Limits,
     root: BorrowedFd<'_>,
 ) -> Result<Contents, LayerError> {
+    unpack(layer, blob, limits, root, Place::Within(root))
+}
+
+/// As [`unpack_layer`], of a `blob` that is kept in the file `copy` as far as it was read.
+pub(crate) fn unpack_kept_layer(
+    layer: &LayerDescriptor,
+    blob: &mut dyn std::io::Read,
+    limits: &Limits,
+    root: BorrowedFd<'_>,
+    copy: &File,
+) -> Result<Contents, LayerError> {
+    unpack(layer, blob, limits, root, Place::Kept(copy))
+}
+
+fn unpack(
+    layer: &LayerDescriptor,
+    blob: &mut dyn std::io::Read,
+    limits: &Limits,
+    root: BorrowedFd<'_>,
+    place: Place<'_>,
+) -> Result<Contents, LayerError> {
     let blob = Counted::new(blob, layer);
     let verify = || blob.drain().map_err(|stop| from_stop(stop, layer));
-    let (unpacked, written, diff_id) = run(layer, &blob, limits, root).map_err(|source| {
-        // This user may have no more threads (`RLIMIT_NPROC`, a pids cgroup).
-        let (call, path, diff_id) = ("pthread_create(3)", ".".to_owned(), layer.diff_id);
-        LayerError::Disk { call, path, diff_id, source }
-    })?;
+    let ended = run(layer, &blob, limits, root, place);
+    let (unpacked, written, diff_id) = ended.map_err(|source| no_thread(layer, source))?;
     let failed = match (unpacked, written) {
         (Ok(()), Ok(contents)) => {
             verify()?;
-            let diff_id = match layer.media_type {
-                MediaType::Squashfs => squashfs::diff_id(&layer.digest),
-                MediaType::Tar | MediaType::TarGzip | MediaType::TarZstd => diff_id,
-            };
             return check_diff_id(layer, diff_id).map(|()| contents);
         }
         (Ok(()) | Err(Stop::Refused), Err(fault)) => from_fault(fault, layer),
@@ -112,6 +131,7 @@ fn run(
     blob: &Counted<'_>,
     limits: &Limits,
     root: BorrowedFd<'_>,
+    place: Place<'_>,
 ) -> std::io::Result<Ended> {
     std::thread::scope(|scope| {
         let (to_writer, for_writer) = sync_channel(CHUNKS_AHEAD);
@@ -121,7 +141,7 @@ fn run(
         let write = move || write::write(Bytes::new(for_writer), limits, root);
         let writer = thread().spawn_scoped(scope, write)?;
         let hasher = thread().spawn_scoped(scope, move || hash(&for_hasher))?;
-        let unpacked = feed(layer, blob, limits, root, &to_writer, &to_hasher);
+        let unpacked = feed(layer, blob, limits, place, &to_writer, &to_hasher);
         drop((to_writer, to_hasher));
         let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let diff_id = hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -133,14 +153,14 @@ fn feed(
     layer: &LayerDescriptor,
     blob: &Counted<'_>,
     limits: &Limits,
-    root: BorrowedFd<'_>,
+    place: Place<'_>,
     writer: &SyncSender<Option<Chunk>>,
     hasher: &SyncSender<Chunk>,
 ) -> Result<(), Stop> {
     let mut sink = |chunk: Chunk| {
         hasher.send(Chunk::clone(&chunk)).is_ok() && writer.send(Some(chunk)).is_ok()
     };
-    packed::unpack(blob, layer.media_type, limits, root, &mut sink)?;
+    packed::unpack(blob, layer.media_type, limits, place, &mut sink)?;
     writer.send(None).map_err(|_| Stop::Refused)
 }
 
@@ -152,12 +172,24 @@ fn hash(chunks: &Receiver<Chunk>) -> Digest {
     Digest::from_hasher(hasher)
 }
 
+/// Whether the tar with the digest `actual` is that of the layer. That of a squashfs has no name of
+/// its own: its blob was verified.
 fn check_diff_id(layer: &LayerDescriptor, actual: Digest) -> Result<(), LayerError> {
+    let actual = match layer.media_type {
+        MediaType::Squashfs => squashfs::diff_id(&layer.digest),
+        MediaType::Tar | MediaType::TarGzip | MediaType::TarZstd => actual,
+    };
     let (digest, expected) = (layer.digest, layer.diff_id);
     if actual != expected {
         return Err(LayerError::DiffId { digest, expected, actual });
     }
     Ok(())
+}
+
+/// This user may have no more threads (`RLIMIT_NPROC`, a pids cgroup).
+fn no_thread(layer: &LayerDescriptor, source: std::io::Error) -> LayerError {
+    let (call, path, diff_id) = ("pthread_create(3)", ".".to_owned(), layer.diff_id);
+    LayerError::Disk { call, path, diff_id, source }
 }
 
 fn from_stop(stop: Stop, layer: &LayerDescriptor) -> LayerError {

@@ -2,14 +2,13 @@
 
 use std::cell::RefCell;
 use std::io::{self, BufRead, BufReader, Read};
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use flate2::bufread::MultiGzDecoder;
 
 use super::Limits;
 use super::bytes::Chunk;
-use super::spool::spool;
+use super::spool::{Place, spool};
 use super::squashfs;
 use crate::{BlobFault, LayerDescriptor, MediaType, Verified};
 
@@ -35,13 +34,13 @@ pub(super) enum Stop {
     Refused,
 }
 
-/// Unpacks all of `blob`, with the still empty directory `root` as a place for files without a
-/// name, and hands the chunks to `sink`, which says whether it wants more.
+/// Unpacks all of `blob`, which may be had at random in `place`, and hands the chunks to `sink`,
+/// which says whether it wants more.
 pub(super) fn unpack(
     blob: &Counted<'_>,
     media_type: MediaType,
     limits: &Limits,
-    root: BorrowedFd<'_>,
+    place: Place<'_>,
     sink: &mut dyn FnMut(Chunk) -> bool,
 ) -> Result<(), Stop> {
     let mut packed = BufReader::with_capacity(READ_BYTES, blob);
@@ -57,7 +56,7 @@ pub(super) fn unpack(
             pump(blob, &mut decoder, limits, sink)
         }
         MediaType::Squashfs => {
-            let file = spool(blob, &mut packed, root)?;
+            let file = spool(blob, &mut packed, place)?;
             squashfs::unpack(&file, limits, sink)
         }
     }

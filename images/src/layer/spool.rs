@@ -1,7 +1,7 @@
 //! A blob as a file, for formats that cannot be read from front to back.
 //!
-//! The file is verified before anyone looks into it, and has no name: it is gone when the last
-//! descriptor is, however this program ends.
+//! The file is verified before anyone looks into it. Where nobody keeps the blob it has no name: it
+//! is gone when the last descriptor is, however this program ends.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -18,13 +18,33 @@ const COPY_BYTES: usize = 256 << 10;
 /// systems under a store lack.
 const NAME: &str = ".spool";
 
-/// Copies all of `blob`, which is read through `packed`, into a file without a name on the file
-/// system of `root`.
+/// Where a blob can be read at random.
+#[derive(Clone, Copy)]
+pub(super) enum Place<'a> {
+    /// Nowhere yet. In this still empty directory a file can be made.
+    Within(BorrowedFd<'a>),
+    /// In this file, once all of the blob was read: whoever is read from keeps it there.
+    Kept(&'a File),
+}
+
+/// Reads all of `blob` through `packed`, and returns a file that holds it.
 pub(super) fn spool(
     blob: &Counted<'_>,
     packed: &mut dyn Read,
-    root: BorrowedFd<'_>,
+    place: Place<'_>,
 ) -> Result<File, Stop> {
+    match place {
+        Place::Within(directory) => copy(blob, packed, directory),
+        Place::Kept(file) => {
+            io::copy(packed, &mut io::sink()).map_err(|error| blob.stop(error))?;
+            let file = file.try_clone();
+            file.map_err(|source| Stop::Disk { call: "fcntl(2)", source })
+        }
+    }
+}
+
+/// Copies all of `blob` into a file without a name on the file system of `root`.
+fn copy(blob: &Counted<'_>, packed: &mut dyn Read, root: BorrowedFd<'_>) -> Result<File, Stop> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let disk = |call, source| Stop::Disk { call, source };
     let file = rustix::fs::openat(root, NAME, flags, Mode::RUSR | Mode::WUSR)

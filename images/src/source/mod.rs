@@ -50,6 +50,34 @@ pub(crate) trait Source: Send + Sync {
     /// Several may be read at the same time, in several threads. Before a read fails, a transfer
     /// that broke off has been taken up again as often as makes sense.
     fn layer(&self, layer: &LayerDescriptor) -> Result<Box<dyn Read + Send + '_>, SourceError>;
+
+    /// As [`Source::layer`], from the byte `from` on. Where that has no advantage, the beginning is
+    /// read and passed over.
+    fn layer_from(
+        &self,
+        layer: &LayerDescriptor,
+        from: u64,
+    ) -> Result<Box<dyn Read + Send + '_>, SourceError> {
+        Ok(Box::new(PassingOver { blob: self.layer(layer)?, left_bytes: from }))
+    }
+}
+
+/// A blob whose beginning is known.
+struct PassingOver<R> {
+    blob: R,
+    left_bytes: u64,
+}
+
+impl<R: Read> Read for PassingOver<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.left_bytes > 0 {
+            match io::copy(&mut (&mut self.blob).take(self.left_bytes), &mut io::sink())? {
+                0 => return Ok(0),
+                passed => self.left_bytes -= passed,
+            }
+        }
+        self.blob.read(buffer)
+    }
 }
 
 /// The document that a reference names.
@@ -250,7 +278,7 @@ fn open_regular(path: &Path) -> Result<(File, u64), SourceError> {
 }
 
 /// The digest of `start` and all that follows it.
-fn hash(start: &[u8], mut rest: impl Read) -> io::Result<Digest> {
+pub(crate) fn hash(start: &[u8], mut rest: impl Read) -> io::Result<Digest> {
     let mut hasher = Sha256::new_with_prefix(start);
     let mut buffer = vec![0; 128 << 10];
     loop {

@@ -41,7 +41,7 @@ impl Store {
         for (kind, directory) in [(Kind::Blob, BLOBS), (Kind::Layer, LAYERS), (Kind::Name, NAMES)] {
             for name in self.names_in(directory)? {
                 let checked = match kind {
-                    Kind::Blob => self.check_blob(&name),
+                    Kind::Blob => self.check_named_blob(&name),
                     Kind::Layer => self.check_layer(&name),
                     Kind::Name => self.name(&name).map(|_| None).or_else(told),
                 };
@@ -87,10 +87,10 @@ impl Store {
         work.take_away(parent, &name)
     }
 
-    fn check_blob(&self, name: &str) -> Result<Option<String>, StoreError> {
+    fn check_named_blob(&self, name: &str) -> Result<Option<String>, StoreError> {
         match digest_of(name) {
             None => Ok(Some(MISNAMED.to_owned())),
-            Some(digest) => self.read_blob(&digest, u64::MAX).map(|_| None).or_else(told),
+            Some(digest) => self.check_blob(&digest).map(|()| None).or_else(told),
         }
     }
 

@@ -7,14 +7,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::FlockOperation;
 
 use super::blobs::BLOBS;
 use super::layers::LAYERS;
 use super::lease::{Lock, Thing};
-use super::names::NAMES;
+use super::names::{NAMES, modified};
 use super::work::Work;
 use super::{Store, StoreError};
 use crate::document::{DOCUMENT_BYTES_MAX, Document};
@@ -37,8 +37,10 @@ pub struct Collected {
     pub names: Vec<(String, Digest)>,
     /// Layers, by diff ID.
     pub layers: Vec<Digest>,
-    /// Manifests, indexes and configurations.
+    /// Manifests, indexes, configurations and packed layers.
     pub blobs: Vec<Digest>,
+    /// Blobs that came in part, and that nobody has gone on with for a day.
+    pub partials: u64,
     /// Layers and blobs that no name reaches, and that stay because they are in use.
     pub in_use: Vec<Digest>,
     /// Bytes on disk that went.
@@ -55,6 +57,12 @@ struct Named {
     used: SystemTime,
     needs: BTreeSet<Thing>,
 }
+
+/// How long a blob that came in part is kept for whoever goes on with it.
+const PARTIAL_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Unit of `st_blocks` (stat(3type)).
+const STAT_BLOCK_BYTES: u64 = 512;
 
 type Sizes = BTreeMap<Thing, u64>;
 
@@ -89,7 +97,8 @@ impl Store {
         if !wish.dry_run && !collected.names.is_empty() {
             self.sync_directory(NAMES)?;
         }
-        let live: BTreeSet<Thing> = names.into_iter().flat_map(|named| named.needs).collect();
+        let mut live: BTreeSet<Thing> = names.into_iter().flat_map(|named| named.needs).collect();
+        self.add_blobs_in_use(&mut live, &sizes)?;
         for (thing, bytes) in sizes {
             if live.contains(&thing) {
                 collected.left_bytes += bytes;
@@ -100,7 +109,49 @@ impl Store {
         }
         drop(lock);
         work.end()?;
+        self.collect_partials(wish, &mut collected)?;
         Ok(collected)
+    }
+
+    /// Adds the blobs of layers that no name reaches and somebody uses: they stay together.
+    fn add_blobs_in_use(
+        &self,
+        live: &mut BTreeSet<Thing>,
+        sizes: &Sizes,
+    ) -> Result<(), StoreError> {
+        for thing in sizes.keys() {
+            let Thing::Layer(diff_id) = thing else { continue };
+            // A damaged record names nothing.
+            if !live.contains(thing)
+                && self.is_leased(thing)?
+                && let Ok(record) = self.record(&diff_id.hex())
+            {
+                live.insert(Thing::Blob(record.blob));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what came of blobs that nobody went on with.
+    fn collect_partials(&self, wish: Collect, collected: &mut Collected) -> Result<(), StoreError> {
+        let now = SystemTime::now();
+        for (name, stat) in self.partials()? {
+            let disk_bytes = u64::try_from(stat.st_blocks).unwrap_or(0) * STAT_BLOCK_BYTES;
+            let age = now.duration_since(modified(&stat));
+            match self.try_work(&name)? {
+                Some(work) if age.is_ok_and(|age| age >= PARTIAL_AGE) => {
+                    collected.freed_bytes += disk_bytes;
+                    collected.partials += 1;
+                    if wish.dry_run { work.leave() } else { work.end()? }
+                }
+                Some(work) => {
+                    collected.left_bytes += disk_bytes;
+                    work.leave();
+                }
+                None => collected.left_bytes += disk_bytes,
+            }
+        }
+        Ok(())
     }
 
     /// Adds the sizes of what is not in `sizes` yet, and forgets what is gone.
@@ -150,8 +201,9 @@ impl Store {
         match self.image(&manifest) {
             Ok(Some(image)) => {
                 needs.insert(Thing::Blob(image.configuration));
-                let layers = image.manifest.layers.iter();
-                needs.extend(layers.map(|layer| Thing::Layer(layer.diff_id)));
+                for layer in &image.manifest.layers {
+                    needs.extend([Thing::Layer(layer.diff_id), Thing::Blob(layer.digest)]);
+                }
             }
             Err(StoredError::Store { source: error @ StoreError::Disk { .. }, .. }) => {
                 return Err(error);

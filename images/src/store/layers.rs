@@ -8,10 +8,11 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::lease::{LEASE, LeasedLayer, Thing};
-use super::work::write_synced;
+use super::transfer::{Origin, Stream, Transfer};
+use super::work::{Work, write_synced};
 use super::{SMALL_FILE_BYTES_MAX, Store, StoreError};
-use crate::layer::fingerprint;
-use crate::{Contents, Digest, LayerDescriptor, LayerError, Limits, unpack_layer};
+use crate::layer::{fingerprint, unpack_kept_layer};
+use crate::{Contents, Digest, LayerDescriptor, LayerError, Limits};
 
 pub(super) const LAYERS: &str = "layers";
 const TREE: &str = "tree";
@@ -21,7 +22,7 @@ const RECORD: &str = "record.json";
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Record {
     /// The blob it came from.
-    blob: Digest,
+    pub(super) blob: Digest,
     /// Of the tree as it was when it was made.
     pub(super) fingerprint: Digest,
     entries: u64,
@@ -39,7 +40,7 @@ impl Store {
     }
 
     /// Makes the tree of `layer` exist and returns it: what `blob` holds, unpacked, or what was
-    /// there already.
+    /// there already. The blob is kept as it is.
     ///
     /// Idempotent and safe from several processes: one unpacks, the others wait for it without
     /// reading from their `blob`, and take over if it dies. Durable when it returns. On error the
@@ -53,14 +54,16 @@ impl Store {
         blob: &mut dyn Read,
         limits: &Limits,
     ) -> Result<PathBuf, LayerError> {
-        self.lease_added_layer(layer, blob, limits).map(|layer| layer.tree)
+        self.lease_added_layer(layer, &mut Stream(blob), limits).map(|layer| layer.tree)
     }
 
-    /// As [`Store::add_layer`]; the layer stays as long as what is returned lives.
+    /// As [`Store::add_layer`]; the layer stays as long as what is returned lives. `origin` is not
+    /// asked for what the store has of the blob, and gives the rest; what it has given stays if it
+    /// can give no more now.
     pub(crate) fn lease_added_layer(
         &self,
         layer: &LayerDescriptor,
-        blob: &mut dyn Read,
+        origin: &mut dyn Origin,
         limits: &Limits,
     ) -> Result<LeasedLayer, LayerError> {
         let diff_id = layer.diff_id;
@@ -72,24 +75,56 @@ impl Store {
         if let Some(leased) = self.lease_layer(&diff_id).map_err(kept)? {
             return Ok(leased);
         }
-        // A directory of ours around the tree, whose own mode may be one that cannot be renamed.
-        let holder = work.make_directory().map_err(kept)?;
-        let tree = self.make_tree(&holder).map_err(kept)?;
-        let contents = unpack_layer(layer, blob, limits, tree.as_fd())?;
-        let fingerprint = self.settle(&tree).map_err(kept)?;
-        let record = Record::new(layer, &contents, fingerprint);
-        self.write_record(&holder, &record).map_err(kept)?;
-        let lock = self.new_lease(&holder).map_err(kept)?;
+        let mut transfer = Transfer::begin(self, layer, origin.may_resume()).map_err(kept)?;
+        let had_some = transfer.has_some();
+        let mut made = self.make_layer(&work, layer, &mut transfer, origin, limits);
+        if had_some && matches!(made, Err(LayerError::Blob { .. } | LayerError::Limit { .. })) {
+            // What was there may be what is wrong. Once: then it comes from `origin` alone.
+            work.clear().and_then(|()| transfer.restart()).map_err(kept)?;
+            made = self.make_layer(&work, layer, &mut transfer, origin, limits);
+        }
+        let lock = match made {
+            Ok(lock) => lock,
+            Err(error) => return Err(transfer.end(error)),
+        };
+        // The blob first: a tree means that nothing is left to be done.
+        let _blob = transfer.publish().map_err(kept)?;
         work.publish(LAYERS, &diff_id.hex()).map_err(kept)?;
         Ok(LeasedLayer { tree: self.root.join(tree_of(&diff_id)), lock })
     }
 
-    /// Removes a layer; one that is not there is fine.
+    /// Makes a layer in `work`, and brings it and its blob to disk.
+    fn make_layer(
+        &self,
+        work: &Work<'_>,
+        layer: &LayerDescriptor,
+        transfer: &mut Transfer<'_>,
+        origin: &mut dyn Origin,
+        limits: &Limits,
+    ) -> Result<OwnedFd, LayerError> {
+        let kept = |source| LayerError::Store { diff_id: layer.diff_id, source };
+        // A directory of ours around the tree, whose own mode may be one that cannot be renamed.
+        let holder = work.make_directory().map_err(kept)?;
+        let tree = self.make_tree(&holder).map_err(kept)?;
+        let copy = transfer.copy().map_err(kept)?;
+        let mut blob = transfer.reader(origin);
+        let contents = unpack_kept_layer(layer, &mut blob, limits, tree.as_fd(), &copy)?;
+        drop(blob);
+        let fingerprint = self.settle(&tree).map_err(kept)?;
+        let record = Record::new(layer, &contents, fingerprint);
+        self.write_record(&holder, &record).map_err(kept)?;
+        self.new_lease(&holder).map_err(kept)
+    }
+
+    /// Removes a layer and the blob that it came from; one that is not there is fine.
     ///
     /// # Errors
     /// [`StoreError::InUse`] if a container uses it.
     pub fn remove_layer(&self, diff_id: &Digest) -> Result<(), StoreError> {
-        self.discard_thing(&Thing::Layer(*diff_id))
+        let blob = self.record(&diff_id.hex()).map(|record| record.blob);
+        self.discard_thing(&Thing::Layer(*diff_id))?;
+        // Without a record nobody knows the blob: a collector finds it.
+        blob.map_or(Ok(()), |blob| self.discard_thing(&Thing::Blob(blob)))
     }
 
     fn make_tree(&self, holder: &OwnedFd) -> Result<OwnedFd, StoreError> {

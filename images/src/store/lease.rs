@@ -29,9 +29,10 @@ pub(super) const LEASE: &str = "lease";
 const NAMES_LOCK: &str = "names.lock";
 
 /// What a lease can be had on. Blobs come first: they go before the layers that they name.
+/// Whoever has a lease on a layer keeps the blob that it was made from, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Thing {
-    /// A document.
+    /// A document, or a layer as it was packed.
     Blob(Digest),
     /// A layer, by diff ID.
     Layer(Digest),

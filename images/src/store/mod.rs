@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! oci-layout               marks the directory as a store
-//! blobs/sha256/HEX         manifests and configurations, as in an OCI layout
+//! blobs/sha256/HEX         manifests, configurations and packed layers, as in an OCI layout
 //! names/HEX                one file per reference, named by its digest: reference and manifest
 //! layers/HEX/tree          an unpacked layer by diff ID, as overlayfs wants it
 //! layers/HEX/record.json   what it was made from, and its fingerprint
@@ -10,11 +10,13 @@
 //! layers/HEX/lease         locked by whoever uses the layer
 //! names.lock               locked by whoever writes a name or collects garbage
 //! tmp/WHAT, tmp/WHAT.lock  work in progress, and the lock of who does it
+//! tmp/partial-HEX          as much of a layer's blob as came; the next who wants it goes on
 //! ```
 //!
 //! **Invariant:** what stands outside `tmp/` is whole. Work is done in `tmp/` under a lock, synced,
 //! and renamed into place; so a reader needs no lock, and a writer may be killed, or the power
-//! fail, at any moment. Leftovers go when somebody opens the store and gets their lock.
+//! fail, at any moment. Leftovers go when somebody opens the store and gets their lock; partial
+//! blobs when they are old and garbage is collected.
 //!
 //! A file per reference, in place of an `index.json`, lets many processes name images at once
 //! without waiting for each other or losing an entry.
@@ -29,9 +31,11 @@ mod lease;
 mod location;
 mod names;
 mod stored;
+mod transfer;
 mod work;
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
@@ -51,6 +55,7 @@ pub(crate) use lease::LeasedLayer;
 pub use location::{default_root, is_local_filesystem};
 pub use names::Untagged;
 pub use stored::{StoredError, StoredImage};
+pub(crate) use transfer::Origin;
 
 /// The directories of a store, parents first.
 const DIRECTORIES: [&str; 6] = ["blobs", "blobs/sha256", "names", "layers", "generated", "tmp"];
@@ -176,19 +181,24 @@ impl Store {
 
     /// Reads a small file; none if it is not there.
     fn read_file(&self, path: &str, bytes_max: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        // Non-blocking, should something have put a fifo there.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match rustix::fs::openat(self, path, flags, Mode::empty()) {
-            Err(Errno::NOENT) => return Ok(None),
-            opened => opened.map_err(self.disk("openat(2)", path))?,
-        };
+        let Some(file) = self.open_file(path)? else { return Ok(None) };
         let mut bytes = Vec::new();
-        let mut bounded = std::fs::File::from(file).take(bytes_max.saturating_add(1));
+        let mut bounded = file.take(bytes_max.saturating_add(1));
         bounded.read_to_end(&mut bytes).map_err(self.failed("read(2)", path))?;
         if bytes.len() as u64 > bytes_max {
             return Err(StoreError::TooLarge { path: self.root.join(path), bytes_max });
         }
         Ok(Some(bytes))
+    }
+
+    /// Opens a file for reading; none if it is not there.
+    fn open_file(&self, path: &str) -> Result<Option<File>, StoreError> {
+        // Non-blocking, should something have put a fifo there.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match rustix::fs::openat(self, path, flags, Mode::empty()) {
+            Err(Errno::NOENT) => Ok(None),
+            opened => opened.map(|file| Some(file.into())).map_err(self.disk("openat(2)", path)),
+        }
     }
 
     /// Names the call and the path that failed.

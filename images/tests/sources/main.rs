@@ -12,6 +12,8 @@ mod image_fixture;
 #[cfg(test)]
 mod keeping;
 #[cfg(test)]
+mod kept_blobs;
+#[cfg(test)]
 mod registry;
 #[cfg(test)]
 mod stumbles;

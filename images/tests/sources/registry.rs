@@ -16,7 +16,7 @@ use serde_json::json;
 pub(super) struct Site {
     pub(super) registry: FaultRegistry,
     pub(super) directory: tempfile::TempDir,
-    store: Store,
+    pub(super) store: Store,
     pub(super) plain_hosts: Vec<String>,
     pub(super) credentials: CredentialFiles,
     limits: Limits,
