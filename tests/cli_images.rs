@@ -239,6 +239,12 @@ fn verify_finds_damage_and_repairs_it() {
     assert_eq!((&damage[0]["removed"], damage.as_array().unwrap().len()), (&json!(false), 1));
     assert_eq!(site.images(&["verify"]).status.code(), Some(1));
     assert!(holder.exists(), "without `--repair` nothing goes");
+    assert_eq!(site.json(&["verify", "--repair"], 1)[0]["made_again"], true);
+    assert_eq!(fs::read(holder.join("tree/broken")).unwrap(), [b'x'; 20], "from the kept blob");
+    assert_eq!(site.json(&["verify"], 0), json!([]));
+
+    fs::write(holder.join("tree/broken"), "other").unwrap();
+    fs::remove_file(site.path("store/blobs/sha256").join(&digest(&broken)[7..])).unwrap();
     assert_eq!(site.json(&["verify", "--repair"], 1)[0]["removed"], true);
     assert_eq!(layers(&site), names(&[&whole]));
     assert_eq!(site.json(&["verify"], 0), json!([]));

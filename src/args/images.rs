@@ -125,7 +125,7 @@ pub(crate) struct GcArgs {
 /// Ends with 1 if something is damaged, repaired or not.
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
-    /// Remove what is damaged and not in use, so that the next pull fetches just that again
+    /// Make again what is damaged and not in use; what cannot be is removed, and fetched again
     #[arg(long)]
     pub repair: bool,
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use indicatif::HumanBytes;
-use ric_images::{Collect, Collected, Damage, Digest, Store, StoreError};
+use ric_images::{Collect, Collected, Damage, Digest, Limits, Store, StoreError};
 use serde_json::{Value, json};
 
 use super::inspect::{not_kept, told};
@@ -132,6 +132,8 @@ enum Mended {
     No,
     /// It was removed.
     Removed,
+    /// It was made again of what the store has.
+    MadeAgain,
     /// A container or a pull uses it.
     InUse,
 }
@@ -154,6 +156,7 @@ pub(super) fn verify(args: &VerifyArgs) -> Result<Answer, Failure> {
                 "path": damage.path,
                 "damage": damage.what,
                 "removed": *mended == Mended::Removed,
+                "made_again": *mended == Mended::MadeAgain,
                 "in_use": *mended == Mended::InUse,
             })
         });
@@ -165,21 +168,27 @@ pub(super) fn verify(args: &VerifyArgs) -> Result<Answer, Failure> {
         let end = match mended {
             Mended::No => "",
             Mended::Removed => " (removed)",
+            Mended::MadeAgain => " (made again)",
             Mended::InUse => " (in use, so it stays)",
         };
         text += &format!("{}: {}{end}\n", printable(&path), printable(&damage.what));
     }
+    let is_removed = found.iter().any(|(_, mended)| *mended == Mended::Removed);
     text += match (found.len(), args.repair) {
         (0, _) => "ok\n",
-        (_, false) => "`run-in-container images verify --repair` removes what is damaged\n",
-        (_, true) => "the next pull of an image fetches what was removed of it\n",
+        (_, false) => {
+            "`run-in-container images verify --repair` mends or removes what is damaged\n"
+        }
+        (_, true) if is_removed => "the next pull of an image fetches what was removed of it\n",
+        (_, true) => "",
     };
     Ok(Answer { exit_code, ..Answer::text(text) })
 }
 
 fn mend(store: &Store, damage: &Damage) -> Result<Mended, Failure> {
-    match store.discard(damage) {
-        Ok(()) => Ok(Mended::Removed),
+    match store.repair(damage, &Limits::default()) {
+        Ok(true) => Ok(Mended::MadeAgain),
+        Ok(false) => Ok(Mended::Removed),
         Err(StoreError::InUse { .. }) => Ok(Mended::InUse),
         Err(error) => Err(blame::store(store.root(), &error)),
     }

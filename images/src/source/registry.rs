@@ -233,8 +233,16 @@ impl Source for Registry {
     }
 
     fn layer(&self, layer: &LayerDescriptor) -> Result<Box<dyn Read + Send + '_>, SourceError> {
+        self.layer_from(layer, 0)
+    }
+
+    fn layer_from(
+        &self,
+        layer: &LayerDescriptor,
+        from: u64,
+    ) -> Result<Box<dyn Read + Send + '_>, SourceError> {
         let what = format!("layer {} in {}", layer.digest, self.name.repository);
-        let blob = Resuming::open(self, layer, what).map_err(|error| self.error(error))?;
+        let blob = Resuming::open(self, layer, from, what).map_err(|error| self.error(error))?;
         Ok(Box::new(blob))
     }
 }

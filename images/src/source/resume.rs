@@ -1,8 +1,9 @@
 //! A layer's blob as one stream, over as many answers as it takes.
 //!
-//! What came is unpacked at once and not kept, so a transfer that breaks off goes on from the next
-//! byte: of a part (RFC 9110, section 14.2), or of a whole whose beginning is passed over. Nothing
-//! is trusted to fit together: the reader of the stream digests all of it.
+//! What came is unpacked at once, so a transfer that breaks off goes on from the next byte: of a
+//! part (RFC 9110, section 14.2), or of a whole whose beginning is passed over. It begins so where
+//! an earlier pull has left off. Nothing is trusted to fit together: the reader of the stream
+//! digests all of it.
 
 use std::io::{self, Read};
 
@@ -30,7 +31,7 @@ pub(super) struct Resuming<'a> {
     body: Body,
     /// The answer says how long it is, so an end that comes early is no accident.
     has_length: bool,
-    /// Bytes handed on.
+    /// The byte of the blob that is handed on next.
     position: u64,
     patience: Patience,
     /// Where `position` was when `patience` began.
@@ -38,25 +39,26 @@ pub(super) struct Resuming<'a> {
 }
 
 impl<'a> Resuming<'a> {
-    /// Waits for the head of the first answer.
+    /// Waits for the head of the first answer that gives the blob from the byte `from` on.
     pub(super) fn open(
         registry: &'a Registry,
         layer: &LayerDescriptor,
+        from: u64,
         what: String,
     ) -> Result<Resuming<'a>, RegistryError> {
         let timeouts = registry.http.timeouts;
         let url = registry.url_of(&format!("blobs/{}", layer.digest));
-        let answer = try_again(timeouts, || registry.get(&url, Ask::whole("*/*"), &what))?;
+        let (has_length, body) = try_again(timeouts, || get_rest(registry, &url, from, &what))?;
         Ok(Resuming {
             registry,
             url,
             what,
             blob_bytes: layer.blob_bytes,
-            has_length: has_length(&answer),
-            body: answer.body,
-            position: 0,
+            has_length,
+            body,
+            position: from,
             patience: Patience::new(timeouts),
-            patient_since: 0,
+            patient_since: from,
         })
     }
 
@@ -69,29 +71,14 @@ impl<'a> Resuming<'a> {
         }
         loop {
             self.patience.wait(error)?;
-            match self.reopen() {
-                Ok(()) => return Ok(()),
+            match get_rest(self.registry, &self.url, self.position, &self.what) {
+                Ok(rest) => {
+                    (self.has_length, self.body) = rest;
+                    return Ok(());
+                }
                 Err(failed) => error = failed,
             }
         }
-    }
-
-    fn reopen(&mut self) -> Result<(), RegistryError> {
-        let ask = Ask { from_byte: self.position, ..Ask::whole("*/*") };
-        let answer = match self.registry.get(&self.url, ask, &self.what) {
-            Ok(answer) if is_rest(&answer, self.position) => {
-                (self.has_length, self.body) = (has_length(&answer), answer.body);
-                return Ok(());
-            }
-            Ok(answer) if answer.status == StatusCode::OK => answer,
-            // Parts are not to be had, or not the right ones.
-            Ok(_) | Err(RegistryError::Status { status: 416, .. }) => {
-                self.registry.get(&self.url, Ask::whole("*/*"), &self.what)?
-            }
-            Err(error) => return Err(error),
-        };
-        (self.has_length, self.body) = (has_length(&answer), answer.body);
-        self.body.skip(self.position).map_err(|error| self.http_error(error))
     }
 
     fn http_error(&self, source: HttpError) -> RegistryError {
@@ -118,6 +105,32 @@ impl Read for Resuming<'_> {
             self.resume(error).map_err(io::Error::other)?;
         }
     }
+}
+
+/// Asks for the blob at `url` from the byte `position` on, once: whether the answer says how long
+/// it is, and its body.
+fn get_rest(
+    registry: &Registry,
+    url: &Url,
+    position: u64,
+    what: &str,
+) -> Result<(bool, Body), RegistryError> {
+    let ask = Ask { from_byte: position, ..Ask::whole("*/*") };
+    let answer = match registry.get(url, ask, what) {
+        Ok(answer) if is_rest(&answer, position) => {
+            return Ok((has_length(&answer), answer.body));
+        }
+        Ok(answer) if answer.status == StatusCode::OK => answer,
+        // Parts are not to be had, or not the right ones.
+        Ok(_) | Err(RegistryError::Status { status: 416, .. }) => {
+            registry.get(url, Ask::whole("*/*"), what)?
+        }
+        Err(error) => return Err(error),
+    };
+    let (has_length, mut body) = (has_length(&answer), answer.body);
+    let passed = body.skip(position);
+    passed.map_err(|source| RegistryError::Http { url: url.to_string(), source })?;
+    Ok((has_length, body))
 }
 
 fn has_length(answer: &Answer) -> bool {

@@ -9,7 +9,7 @@ use super::layers::LAYERS;
 use super::lease::{Lock, Thing};
 use super::names::NAMES;
 use super::{Store, StoreError};
-use crate::Digest;
+use crate::{Digest, LayerDescriptor, Limits};
 
 /// Something in the store that is not what it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +71,28 @@ impl Store {
                 self.remove_name(name)
             }
         }
+    }
+
+    /// Removes what is damaged, and makes a layer again where the store has the blob that it came
+    /// from: whether it could.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] if a container or a pull uses it.
+    pub fn repair(&self, damage: &Damage, limits: &Limits) -> Result<bool, StoreError> {
+        self.discard(damage)?;
+        let (Kind::Layer, Some(diff_id)) = (damage.kind, digest_of(&damage.name)) else {
+            return Ok(false);
+        };
+        // The record beside the tree may be what is damaged: the images say what a layer is.
+        for (_, manifest) in self.tags()? {
+            let Ok(Some(image)) = self.image(&manifest) else { continue };
+            let is_kept =
+                |layer: &LayerDescriptor| layer.diff_id == diff_id && self.has_blob(&layer.digest);
+            if let Some(layer) = image.manifest.layers.into_iter().find(is_kept) {
+                return Ok(self.add_layer(&layer, &mut std::io::empty(), limits).is_ok());
+            }
+        }
+        Ok(false)
     }
 
     /// Removes something that nobody uses; what is not there is fine.

@@ -2,6 +2,10 @@
 //! out.
 
 #[cfg(test)]
+#[path = "../layer_twice/mod.rs"]
+mod layer_twice;
+
+#[cfg(test)]
 mod archives;
 #[cfg(test)]
 mod credentials;
@@ -15,5 +19,7 @@ mod keeping;
 mod kept_blobs;
 #[cfg(test)]
 mod registry;
+#[cfg(test)]
+mod resumed;
 #[cfg(test)]
 mod stumbles;
