@@ -31,9 +31,9 @@ pub use layer::{
 pub use manifest::{Config, Identity, LayerDescriptor, Manifest, MediaType};
 pub use pull::{PullError, ensure};
 pub use recipe::{
-    Act, Base, Change, CopyFiles, CopyMode, Entry, Healthcheck, InlineFile, Inputs, Key, Mount,
-    Network, Origin, Place, Recipe, RecipeError, Rules, Run, RunFile, Sharing, Stage, Step,
-    Unkeyed,
+    Act, Base, Change, CopyFiles, CopyMode, Dockerfile, Entry, Healthcheck, InlineFile, Inputs,
+    Key, Mount, Network, Origin, Place, Recipe, RecipeError, Rules, Run, RunFile, Sharing, Stage,
+    Step, Unkeyed,
 };
 pub use reference::{Part, Reference, ReferenceError, RegistryName};
 pub use resolve::{ResolveError, resolve};

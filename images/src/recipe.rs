@@ -11,6 +11,7 @@
 //! cache keys are made of. Lines and shown texts are not in it.
 
 mod change;
+mod dockerfile;
 mod error;
 
 use serde::{Serialize, Serializer};
@@ -18,6 +19,7 @@ use serde::{Serialize, Serializer};
 use crate::{Config, Reference};
 
 pub use change::{Change, Healthcheck};
+pub use dockerfile::Dockerfile;
 pub use error::{Place, RecipeError};
 
 /// A build file that was read.
@@ -30,6 +32,11 @@ pub trait Recipe {
 
     /// The stage whose result is wanted: the one asked for, or the last.
     fn target(&self) -> usize;
+
+    /// What the user should know, one sentence each.
+    fn notes(&self) -> &[String] {
+        &[]
+    }
 
     /// What a stage does, given what its base declares. `base` is empty for [`Base::Scratch`].
     ///

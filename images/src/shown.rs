@@ -7,9 +7,14 @@ const SHOWN_CHARACTERS_MAX: usize = 120;
 
 /// Returns `text` with control characters escaped, cut after [`SHOWN_CHARACTERS_MAX`].
 pub(crate) fn shown(text: &str) -> String {
+    shown_within(text, SHOWN_CHARACTERS_MAX)
+}
+
+/// As [`shown`], cut after `characters_max`.
+pub(crate) fn shown_within(text: &str, characters_max: usize) -> String {
     let mut out = String::new();
     for (count, character) in text.chars().enumerate() {
-        if count == SHOWN_CHARACTERS_MAX {
+        if count == characters_max {
             out.push('…');
             break;
         }

@@ -3,6 +3,8 @@
 
 #[path = "../../fuzz/bodies/manifest.rs"]
 mod manifest;
+#[path = "../../fuzz/bodies/recipe.rs"]
+mod recipe;
 #[path = "../../fuzz/bodies/reference.rs"]
 mod reference;
 
@@ -32,5 +34,10 @@ mod tests {
     #[test]
     fn manifests() {
         replay("manifest", super::manifest::check);
+    }
+
+    #[test]
+    fn recipes() {
+        replay("recipe", super::recipe::check);
     }
 }

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use crate::shown::shown;
+use crate::shown::{shown, shown_within};
+
+/// Characters of what is said about a place: it may repeat words of the file.
+const MESSAGE_CHARACTERS_MAX: usize = 400;
 
 /// A place in a build file. Prints `FILE:LINE`, and the instruction that begins there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +21,20 @@ pub struct Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: `{}`", shown(&self.file), self.line, shown(&self.text))
+    }
+}
+
+impl Place {
+    /// What stands here is not written as its format wants.
+    pub(crate) fn wrong(&self, wrong: impl Into<String>) -> RecipeError {
+        let wrong = shown_within(&wrong.into(), MESSAGE_CHARACTERS_MAX);
+        RecipeError::Wrong { place: self.clone(), wrong }
+    }
+
+    /// What stands here is something that this program does not do.
+    pub(crate) fn not_supported(&self, what: impl Into<String>, why: &'static str) -> RecipeError {
+        let what = shown_within(&what.into(), MESSAGE_CHARACTERS_MAX);
+        RecipeError::NotSupported { place: self.clone(), what, why }
     }
 }
 
@@ -43,7 +60,7 @@ pub enum RecipeError {
         why: &'static str,
     },
     /// The stage that was asked for is not there.
-    #[error("{} has no stage `{}`, only {stages}", shown(file), shown(stage))]
+    #[error("{} has no stage `{}`, only {}", shown(file), shown(stage), shown(stages))]
     NoStage {
         /// The file.
         file: String,
@@ -80,3 +97,15 @@ pub enum RecipeError {
 
 /// A longer build file is no text that a person wrote.
 const RECIPE_BYTES_MAX: usize = 1 << 20;
+
+/// The text of the build file `file`, with its size and encoding checked.
+pub(crate) fn read_text<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a str, RecipeError> {
+    let file = || file.to_owned();
+    if bytes.len() > RECIPE_BYTES_MAX {
+        return Err(RecipeError::TooLarge { file: file(), bytes: bytes.len() });
+    }
+    // A byte order mark, as editors on Windows write it.
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    std::str::from_utf8(bytes)
+        .map_err(|error| RecipeError::NotText { file: file(), offset: error.valid_up_to() })
+}
