@@ -11,7 +11,8 @@ mod verbs;
 use clap::{Parser, Subcommand};
 
 pub(crate) use images::{
-    GcArgs, ImagesArgs, ImagesVerb, InspectArgs, ListArgs, PullArgs, RemoveArgs, VerifyArgs,
+    BuildArgs, ChangesArgs, GcArgs, ImagesArgs, ImagesVerb, InspectArgs, ListArgs, PullArgs,
+    RemoveArgs, VerifyArgs,
 };
 pub(crate) use sandbox::SandboxArgs;
 pub(crate) use values::{Function, Input, Kept, Keyword, MountPoint};
@@ -63,6 +64,8 @@ pub(crate) enum Verb {
     Images(ImagesArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
+    #[command(hide = true)]
+    Changes(ChangesArgs),
 }
 
 impl Verb {
@@ -81,12 +84,13 @@ impl Verb {
             Self::Images(args) => match &args.verb {
                 ImagesVerb::Pull(args) => args.json,
                 ImagesVerb::List(args) => args.json,
+                ImagesVerb::Build(args) => args.json,
                 ImagesVerb::Inspect(args) => args.json,
                 ImagesVerb::Remove(args) => args.json,
                 ImagesVerb::Gc(args) => args.json,
                 ImagesVerb::Verify(args) => args.json,
             },
-            Self::Completions(_) | Self::Man(_) => false,
+            Self::Completions(_) | Self::Man(_) | Self::Changes(_) => false,
         }
     }
 }

@@ -40,6 +40,7 @@ pub(crate) fn refusal(attempt: String, refusal: &Refusal) -> Failure {
         // No policy can grant what means nothing: a mistake, as on the command line.
         Refusal::Malformed { .. } => Failure::new(refusal.must_act(), attempt),
         Refusal::Image { .. }
+        | Refusal::Build { .. }
         | Refusal::ShortName { .. }
         | Refusal::Platform { .. }
         | Refusal::Engine { .. }
@@ -151,6 +152,11 @@ pub(crate) fn start(image: &str, error: &StartError) -> Failure {
         Actor::Host => failure.hint("`run-in-container doctor` shows what this machine can do"),
         Actor::User | Actor::Site | Actor::Us => failure,
     }
+}
+
+/// The user namespace that changes are handled in cannot be made.
+pub(crate) fn namespace(error: &StartError) -> Failure {
+    Failure::new(Actor::Host, "cannot make the user namespace of a build step").because(error)
 }
 
 /// The task cannot be attended to.

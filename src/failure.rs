@@ -22,7 +22,7 @@ pub(crate) const EXIT_BROKEN_PIPE: u8 = 141;
 /// Why a verb failed.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Failure {
-    /// `refused` or `error`.
+    /// `refused`, `cancelled` or `error`.
     pub status: Status,
     pub exit_code: u8,
     /// What was tried, with operands; lower case, no full stop.
@@ -63,6 +63,11 @@ impl Failure {
             .find_map(|line| line.trim_start().strip_prefix("tip: "))
             .unwrap_or("`--help` after the verb tells what it takes");
         failure.hint(tip)
+    }
+
+    /// Whether the user ended it, by Ctrl-C or another signal.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.status == Status::Cancelled
     }
 
     /// Adds `error` and everything that caused it.

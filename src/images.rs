@@ -1,5 +1,6 @@
 //! The verbs of `images`: `pull` and `list` here, the others below.
 
+pub(crate) mod build;
 mod inspect;
 mod keep;
 
@@ -20,6 +21,7 @@ pub(crate) fn images(verb: ImagesVerb) -> Result<Answer, Failure> {
     match verb {
         ImagesVerb::Pull(args) => pull(args),
         ImagesVerb::List(args) => list(&args),
+        ImagesVerb::Build(args) => build::build(args),
         ImagesVerb::Inspect(args) => inspect::inspect(args),
         ImagesVerb::Remove(args) => keep::remove(args),
         ImagesVerb::Gc(args) => keep::gc(&args),

@@ -91,6 +91,7 @@ fn dispatch(verb: Verb) -> Result<Answer, Failure> {
         Verb::Images(args) => images::images(args.verb),
         Verb::Completions(args) => Ok(manual::completions(args.shell)),
         Verb::Man(args) => manual::write_pages(&args.directory),
+        Verb::Changes(args) => images::build::changes::changes(&args),
     }
 }
 

@@ -11,7 +11,8 @@ use ric_images::{
 };
 use ric_policies::{Authority, Loaded, Policy, SITE_FILE};
 use ric_runtime::{
-    Caller, Container, Host, Outcome, Plan, Signals, Streams, Task, Work, WorkAsk, admit,
+    BuildStep, Caller, Container, Host, Identities, Outcome, Plan, Signals, Streams, Task, Work,
+    WorkAsk, admit,
 };
 
 use crate::blame;
@@ -66,6 +67,7 @@ impl Session {
 
     /// Decides `task`. What policy does not admit reaches neither network nor disk.
     pub(crate) fn decide(&self, task: &Task) -> Result<Decision, Failure> {
+        let task = &Task { image: self.local(&task.image)?, ..task.clone() };
         let attempt = || format!("cannot plan a sandbox for image `{}`", task.image);
         let refused = |refusal| blame::refusal(attempt(), &refusal);
         let admitted = admit(task, &self.policy).map_err(refused)?;
@@ -122,6 +124,73 @@ impl Session {
         let store = self.store.as_ref().expect("`make_store` was called before");
         Container::start(&decision.plan.sandbox, image, store, descriptors)
             .map_err(|error| blame::start(&decision.manifest.reference, &error))
+    }
+
+    /// The store, which [`make_store`](Self::make_store) has made.
+    pub(crate) fn store(&self) -> &Store {
+        self.store.as_ref().expect("`make_store` was called before")
+    }
+
+    /// What this machine runs, in Go's words.
+    pub(crate) fn architecture(&self) -> &str {
+        &self.host.architecture
+    }
+
+    /// How large what a build step leaves may be.
+    pub(crate) fn build_limits(&self) -> Limits {
+        let most = self.policy.build.layer_bytes.default.as_ref().map(|rule| rule.value);
+        let most = most.unwrap_or(u64::MAX).min(self.limits.unpacked_bytes_max);
+        Limits { unpacked_bytes_max: most, ..self.limits.clone() }
+    }
+
+    /// Whether an image of this name may be built here.
+    pub(crate) fn admit_built(&self, caller: &Caller, name: &Reference) -> Result<(), Failure> {
+        let task = Task::new(caller.clone(), name.clone(), WorkAsk::Command(Vec::new()));
+        let refused = |refusal| blame::refusal(format!("cannot build {name}"), &refusal);
+        ric_runtime::admit_built(&task, &self.policy).map_err(refused)
+    }
+
+    /// What the image to build upon is now, if policy admits it.
+    pub(crate) fn look_up_base(
+        &self,
+        caller: &Caller,
+        image: &Reference,
+    ) -> Result<Manifest, Failure> {
+        let image = self.local(image)?;
+        let task = Task::new(caller.clone(), image.clone(), WorkAsk::Command(Vec::new()));
+        let refused = |refusal| blame::refusal(format!("cannot build upon `{image}`"), &refusal);
+        let admitted = ric_runtime::admit_base(&task, &self.policy).map_err(refused)?;
+        self.resolve(&admitted.references)
+    }
+
+    /// Decides one step of a build.
+    pub(crate) fn plan_step(
+        &self,
+        task: &Task,
+        step: &BuildStep,
+        manifest: &Manifest,
+    ) -> Result<Plan, Failure> {
+        ric_runtime::plan_build(task, step, manifest, &self.policy, &self.host)
+            .map_err(|refusal| blame::refusal("cannot run the step".to_owned(), &refusal))
+    }
+
+    /// The ids of build steps.
+    pub(crate) fn build_identities(&self, caller: &Caller) -> Result<Identities, Failure> {
+        ric_runtime::build_identities(caller, &self.host)
+            .map_err(|refusal| blame::refusal("cannot build".to_owned(), &refusal))
+    }
+
+    /// What a name without a registry means, if an image of that name was built here.
+    pub(crate) fn local(&self, image: &Reference) -> Result<Reference, Failure> {
+        let (Reference::ShortName { digest: None, .. }, Some(store)) = (image, &self.store) else {
+            return Ok(image.clone());
+        };
+        let Ok(local) = format!("localhost/{image}").parse::<Reference>() else {
+            return Ok(image.clone());
+        };
+        let is_there = store.tagged(&local.to_string());
+        let is_there = is_there.map_err(|error| blame::store(store.root(), &error))?.is_some();
+        Ok(if is_there { local } else { image.clone() })
     }
 
     fn plain_hosts(&self) -> Vec<String> {

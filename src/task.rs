@@ -176,7 +176,7 @@ fn open(path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
 }
 
 /// What the kernel says about a descriptor: policy compares this, never the name that was typed.
-fn read_facts(asked: &Path, fd: &OwnedFd) -> io::Result<PathFacts> {
+pub(crate) fn read_facts(asked: &Path, fd: &OwnedFd) -> io::Result<PathFacts> {
     let stat = rustix::fs::fstat(fd)?;
     Ok(PathFacts {
         asked: asked.to_owned(),

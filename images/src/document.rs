@@ -265,6 +265,16 @@ pub(crate) fn packing(number: usize, media_type: &str) -> Result<MediaType, Mani
     }
 }
 
+/// The media type of a layer that is packed so.
+pub(crate) fn layer_media_type(packing: MediaType) -> &'static str {
+    match packing {
+        MediaType::Tar => "application/vnd.oci.image.layer.v1.tar",
+        MediaType::TarGzip => "application/vnd.oci.image.layer.v1.tar+gzip",
+        MediaType::TarZstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+        MediaType::Squashfs => SQUASHFS_LAYER,
+    }
+}
+
 fn check_media_type(document: &str, found: &str, accepted: &[&str]) -> Result<(), ManifestError> {
     if accepted.contains(&found) {
         return Ok(());

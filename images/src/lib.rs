@@ -3,6 +3,7 @@
 //! Depends on nothing of ours; knows nothing of policies, tasks or namespaces.
 
 mod access;
+mod build;
 mod credentials;
 mod digest;
 mod document;
@@ -20,13 +21,15 @@ mod source;
 mod store;
 
 pub use access::{Access, Progress, Silent};
+pub use build::{AddError, Below, BuildError, Draft, Event, Terms, Workshop, build, write_entries};
 pub use credentials::{CredentialError, CredentialFiles};
 pub use digest::{BlobFault, Digest, DigestError, Verified};
 pub use document::ManifestError;
 pub use image::{Form, Image};
 pub use image_config::{History, read_documents, write_config};
 pub use layer::{
-    Contents, LayerError, LayerTar, Limits, Pack, Packed, Refused, pack_tree, unpack_layer,
+    Contents, LayerError, LayerTar, Limits, Pack, Packed, Refused, pack_tree,
+    remove as remove_tree, unpack_layer,
 };
 pub use manifest::{Config, Identity, LayerDescriptor, Manifest, MediaType};
 pub use pull::{PullError, ensure};
@@ -39,6 +42,6 @@ pub use reference::{Part, Reference, ReferenceError, RegistryName};
 pub use resolve::{ResolveError, resolve};
 pub use source::{HttpError, RegistryError, SourceError, Timeouts};
 pub use store::{
-    Collect, Collected, Damage, Lease, Store, StoreError, StoredError, StoredImage, Unsafe,
-    Untagged, default_root, is_local_filesystem,
+    BuildRoom, Collect, Collected, Damage, Lease, Store, StoreError, StoredError, StoredImage,
+    Unsafe, Untagged, default_root, is_local_filesystem,
 };

@@ -117,9 +117,27 @@ pub fn resolve(reference: &Reference, access: &Access<'_>) -> Result<Manifest, R
                 Err(ResolveError::Source { .. }) => resolve_image(reference, access),
                 kept => keep(reference, kept?, store),
             },
+            (None, Some(store)) if is_local(name) => {
+                match store.tagged(&reference.to_string()).map_err(unread(reference))? {
+                    Some(digest) => {
+                        keep(reference, read_image(reference, &Kept { store, digest })?, store)
+                    }
+                    None => resolve_image(reference, access),
+                }
+            }
             (Some(_) | None, _) => resolve_image(reference, access),
         },
     }
+}
+
+/// Whether the store itself is asked first: what was built here is called so.
+fn is_local(name: &RegistryName) -> bool {
+    name.host == "localhost"
+}
+
+fn unread(reference: &Reference) -> impl FnOnce(StoreError) -> ResolveError {
+    let reference = reference.to_string();
+    move |source| ResolveError::Store { reference, source }
 }
 
 fn without_layers(reference: &Reference, identity: Identity) -> Manifest {

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::{
-    BUILT_IN, Bound, EngineName, ImageRules, LimitRules, Network, Origin, Policy, Registries,
-    Ruled, RunAs, ShortNames,
+    BUILT_IN, Bound, BuildRules, EngineName, ImageRules, LimitRules, Network, Origin, Policy,
+    Registries, Ruled, RunAs, ShortNames,
 };
 
 /// The built-in default, as it is shipped and shown.
@@ -48,6 +48,13 @@ impl Policy {
                 pids: Bound { default: Some(built_in(256)), most: None },
                 time: Bound { default: None, most: None },
             },
+            build: BuildRules {
+                allow: built_in(true),
+                bases: vec![built_in("*".to_owned())],
+                network: built_in(vec![Network::Host, Network::Loopback]),
+                time: Bound { default: None, most: None },
+                layer_bytes: Bound { default: None, most: None },
+            },
             require: Vec::new(),
             set_by: BTreeMap::new(),
         };
@@ -77,7 +84,8 @@ mod tests {
             mounts: [{source: /, access: read-only}]\nnetwork: [host]\nrun_as: image\n\
             root_runs_as: 0\nhost_paths: [/]\nrequire: [pids]\nlimits: {memory: {default: 1, \
             most: 1}, cpus: {default: 1, most: 1}, pids: {default: 1, most: 1}, \
-            time: {default: 1s, most: 1s}}\n";
+            time: {default: 1s, most: 1s}}\nbuild: {allow: false, bases: [], \
+            network: [loopback], time: {default: 1s, most: 1s}, layer: {default: 1, most: 1}}\n";
         policy = policy.replaced_by(&Draft::parse(Path::new("other"), other).unwrap());
         policy = policy.replaced_by(&draft);
         assert_eq!(policy.digest, Policy::built_in().digest);

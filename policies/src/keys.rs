@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::meaning::{Choice, Grant, Said};
-use crate::names::{Directory, Host, ImagePattern, Name, Uid, Version};
+use crate::names::{Directory, Host, ImagePattern, Name, Permit, Uid, Version};
 use crate::said::{Key, Limit, Listed, MountSaid, ShortNamesSaid};
 use crate::units::{Cpus, Memory, Pids, Time, Unit};
 use crate::{Bound, EngineName, Network, Policy, Protection, Ruled, RunAs};
@@ -97,6 +97,11 @@ pub(crate) struct Keys {
     #[serde(default)]
     pub(crate) limits: Limits,
 
+    /// What building images may do. Build steps run in sandboxes whose root can be written and in
+    /// which they are uid 0 of a user namespace, never of the machine.
+    #[serde(default)]
+    pub(crate) build: BuildKeys,
+
     /// Protections that must be enforced on the machine, or the task is refused. A limit of a
     /// scheduler's job around the task satisfies the demand for it.
     ///
@@ -146,6 +151,41 @@ pub(crate) struct RegistryKeys {
     ///
     /// Narrowing: registries can be taken away.
     pub(crate) insecure: Key<Listed<Host>>,
+}
+
+/// What building images may do.
+#[derive(Debug, Clone, Deserialize, JsonSchema, Default)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub(crate) struct BuildKeys {
+    /// Whether images may be built at all.
+    ///
+    /// Narrowing: `true` can become `false`.
+    pub(crate) allow: Key<Permit>,
+
+    /// Patterns of image references, as under `images:`; a build may begin with an image only if
+    /// one of them matches it, and `images:` allow it too. Nothing (`FROM scratch`) needs none.
+    ///
+    /// Narrowing: an image stays allowed where both files allow it.
+    pub(crate) bases: Key<Listed<ImagePattern>>,
+
+    /// The networks that build steps may have. The first is what they get; package managers need
+    /// `host`, to reach the machine's mirrors. `network:` is for tasks and says nothing about
+    /// builds.
+    ///
+    /// Narrowing: networks can be taken away, the order stays. One must be left.
+    pub(crate) network: Key<Listed<Network>>,
+
+    /// Wall-clock time of one step, as `10m`. `most` holds for every step; a step that passes it is
+    /// killed, and the build fails.
+    ///
+    /// Narrowing: the lesser value of both files holds.
+    pub(crate) time: Limit<Time>,
+
+    /// Bytes of what one step leaves behind, as `8GiB`. A step that leaves more fails.
+    ///
+    /// Narrowing: the lesser value of both files holds.
+    pub(crate) layer: Limit<Memory>,
 }
 
 /// What tasks may use.
@@ -250,5 +290,11 @@ pub(crate) fn visit<V: Visitor>(
     visitor.bound(bound_keys!("limits.cpus"), &mut rules.cpus_milli, &said.cpus)?;
     visitor.bound(bound_keys!("limits.pids"), &mut rules.pids, &said.pids)?;
     visitor.bound(bound_keys!("limits.time"), &mut rules.time, &said.time)?;
+    let (rules, said) = (&mut policy.build, &keys.build);
+    visitor.choice("build.allow", &mut rules.allow, &said.allow)?;
+    visitor.grants("build.bases", &mut rules.bases, &said.bases)?;
+    visitor.ranking("build.network", &mut rules.network, &said.network)?;
+    visitor.bound(bound_keys!("build.time"), &mut rules.time, &said.time)?;
+    visitor.bound(bound_keys!("build.layer"), &mut rules.layer_bytes, &said.layer)?;
     visitor.demands("require", &mut policy.require, &keys.require)
 }

@@ -58,8 +58,8 @@ pub use layers::{NarrowError, Narrowed, Note};
 pub use load::{Authority, LoadError, Loaded, SITE_FILE};
 pub use mistake::Mistake;
 pub use policy::{
-    Access, BUILT_IN, Bound, EngineName, ImageRules, LimitRules, MountRule, Network, Origin,
-    Policy, Protection, Registries, Ruled, RunAs, ShortNames,
+    Access, BUILT_IN, Bound, BuildRules, EngineName, ImageRules, LimitRules, MountRule, Network,
+    Origin, Policy, Protection, Registries, Ruled, RunAs, ShortNames,
 };
 pub use schema::schema;
 pub use trust::Distrust;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::names::{Directory, Host, ImagePattern, Uid};
+use crate::names::{Directory, Host, ImagePattern, Permit, Uid};
 use crate::pattern::{self, TooManyParts};
 use crate::said::{MountSaid, ShortNamesSaid};
 use crate::{EngineName, MountRule, Network, Protection, Ruled, RunAs, ShortNames};
@@ -210,6 +210,24 @@ impl Choice for Uid {
     /// Ids are not more or less than each other, but root's is more than all.
     fn stricter(outer: &u32, inner: &u32) -> u32 {
         if *outer == 0 { *inner } else { *outer }
+    }
+}
+
+impl Said for Permit {
+    type Rule = bool;
+
+    fn rule(&self) -> bool {
+        self.0
+    }
+
+    fn show(rule: &bool) -> String {
+        rule.to_string()
+    }
+}
+
+impl Choice for Permit {
+    fn stricter(outer: &bool, inner: &bool) -> bool {
+        *outer && *inner
     }
 }
 

@@ -67,6 +67,10 @@ pub(crate) struct Directory(pub(crate) PathBuf);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Uid(pub(crate) u32);
 
+/// Whether something may be done at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Permit(pub(crate) bool);
+
 impl Text for Version {
     const EXPECTED: &'static str = "the number `1`";
 
@@ -209,6 +213,22 @@ impl Text for Uid {
 
     fn schema() -> Schema {
         json_schema!({"type": "integer", "minimum": 0, "maximum": u32::MAX - 1})
+    }
+}
+
+impl Text for Permit {
+    const EXPECTED: &'static str = "`true` or `false`";
+
+    fn read(text: &str) -> Result<Self, String> {
+        match text {
+            "true" => Ok(Permit(true)),
+            "false" => Ok(Permit(false)),
+            _ => Err(format!("`{text}` is not {}", Self::EXPECTED)),
+        }
+    }
+
+    fn schema() -> Schema {
+        json_schema!({"type": "boolean"})
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Policy {
     pub host_paths: Vec<Ruled<PathBuf>>,
     /// Defaults and bounds of what a task may use.
     pub limits: LimitRules,
+    /// What building images may do.
+    pub build: BuildRules,
     /// Protections that must be enforced here, or the task is refused.
     pub require: Vec<Ruled<Protection>>,
     /// The place that set each key last, by its name in the file (`mounts`, `limits.memory.most`).
@@ -173,6 +175,21 @@ pub struct LimitRules {
     pub pids: Bound<u64>,
     /// Wall-clock time from exec to exit.
     pub time: Bound<Duration>,
+}
+
+/// What building images may do.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BuildRules {
+    /// Whether images may be built at all.
+    pub allow: Ruled<bool>,
+    /// Patterns of which one must match an image that is built upon.
+    pub bases: Vec<Ruled<String>>,
+    /// Networks that steps may have; the first is what they get.
+    pub network: Ruled<Vec<Network>>,
+    /// Wall-clock time of one step.
+    pub time: Bound<Duration>,
+    /// Bytes of the tar of what one step leaves behind.
+    pub layer_bytes: Bound<u64>,
 }
 
 /// What a task gets that asks for nothing, and the most it may ask for.

@@ -9,7 +9,7 @@ use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
 use crate::Access;
-use crate::names::{Directory, Host, ImagePattern, Name, Text, Uid, Version};
+use crate::names::{Directory, Host, ImagePattern, Name, Permit, Text, Uid, Version};
 use crate::units::Unit;
 
 /// A value and where it stands in its file. Lines and columns count from 1.
@@ -131,7 +131,7 @@ macro_rules! text_in_files {
     )*};
 }
 
-text_in_files!(Version Name ImagePattern Host Directory Uid);
+text_in_files!(Version Name ImagePattern Host Directory Uid Permit);
 
 impl<'de, U: Unit> Deserialize<'de> for Amount<U> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -44,6 +44,12 @@ impl Policy {
         Ok(())
     }
 
+    /// Whether images may be built upon the image with this reference, which
+    /// [`image_verdict`](Self::image_verdict) allows.
+    pub fn allows_base(&self, reference: &str) -> bool {
+        self.build.bases.iter().any(|rule| matches(&rule.value, reference))
+    }
+
     /// The rule that decides about a mount of `real_path`, which must be absolute and without
     /// symbolic links. Its access is the most that the mount may have. `None`: it is not allowed.
     ///

@@ -32,16 +32,22 @@ pub fn run() -> ! {
     sys::close(2);
     let Some(mut start) = receive_start() else { sys::exit(1) };
     let child = make(&mut start);
-    for fd in start.fds {
-        if fd >= 0 {
-            sys::close(fd);
-        }
+    if start.mapped[0] < 0 {
+        close_fds(&mut start);
     }
     if let Some(child) = child {
-        watch(child, &start);
+        watch(child, &mut start);
     }
     remove_cgroups(start.steps);
     sys::exit(0)
+}
+
+/// Lets go of what is init's alone.
+fn close_fds(start: &mut Start) {
+    for fd in start.fds.iter_mut().filter(|fd| **fd >= 0) {
+        sys::close(*fd);
+        *fd = -1;
+    }
 }
 
 fn receive_start() -> Option<Start> {
@@ -229,7 +235,7 @@ fn clone_into(step: &Step, start: &Start) -> sys::Result<i32> {
 }
 
 /// Waits until init has ended and the owner has seen it. Ends init if the owner asks or is gone.
-fn watch(child: i32, start: &Start) {
+fn watch(child: i32, start: &mut Start) {
     let Ok(pidfd) = sys::pidfd_open(child) else { return };
     sys::close(start.mapped[0]);
     let mut running = true;
@@ -249,7 +255,9 @@ fn watch(child: i32, start: &Start) {
         }
         match Message::receive(OWNER) {
             Some(Message { kind: MAPPED, .. }) => {
-                let _ = sys::write(start.mapped[1], b"m");
+                let errno = map_trees(child, start).err().unwrap_or(0);
+                close_fds(start);
+                let _ = sys::write(start.mapped[1], &[errno as u8]);
             }
             Some(Message { kind: KILL, .. }) => {
                 let _ = sys::kill(child, sys::SIGKILL);
@@ -260,6 +268,39 @@ fn watch(child: i32, start: &Start) {
     if running {
         end(child);
     }
+}
+
+/// Has the trees that steps name show the machine's ids as those of init's user namespace. Errnos
+/// fit in a byte (`asm-generic/errno.h`).
+fn map_trees(child: i32, start: &Start) -> sys::Result<()> {
+    let mut userns = -1;
+    for step in before_clone(start.steps).filter(|step| step.operation == STEP_IDMAP) {
+        if userns < 0 {
+            let mut path = [0; 32];
+            userns = sys::open(userns_path(child, &mut path), 0)?;
+        }
+        let tree = *start.fds.get(step.numbers[0] as usize).ok_or(sys::EINVAL)?;
+        sys::mount_idmap(tree, userns)?;
+    }
+    sys::close(userns);
+    Ok(())
+}
+
+/// `/proc/CHILD/ns/user`, written into `path`.
+fn userns_path(child: i32, path: &mut [u8; 32]) -> &CStr {
+    let mut digits = [0; 10];
+    let (mut rest, mut first) = (child, digits.len());
+    while rest > 0 {
+        first -= 1;
+        digits[first] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    let mut at = 0;
+    for part in [b"/proc/".as_slice(), &digits[first..], b"/ns/user"] {
+        path[at..at + part.len()].copy_from_slice(part);
+        at += part.len();
+    }
+    CStr::from_bytes_until_nul(path).unwrap_or(c"")
 }
 
 /// Ends init, and with it everything in its namespaces.

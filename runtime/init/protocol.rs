@@ -90,7 +90,8 @@ pub const STEP_WRITE: u64 = 6;
 pub const STEP_PRIVATE: u64 = 7;
 /// The root is the directory `text 0`.
 pub const STEP_ROOT_BIND: u64 = 8;
-/// The root is an overlay, made on `text 0`, with options `text 1`.
+/// The root is an overlay, made on `text 0`, with options `text 1`, from the directory `text 2`,
+/// with mount flags `number 0`; if `number 1` is 1, as uid 0 of the user namespace.
 pub const STEP_ROOT_OVERLAY: u64 = 9;
 /// Bind `text 0` at `text 1` with attributes `number 0`; `number 1`: 0, [`BIND_DEVICE`] or
 /// [`BIND_INODE`];
@@ -115,11 +116,12 @@ pub const STEP_HOSTNAME: u64 = 17;
 pub const STEP_LOOPBACK: u64 = 18;
 /// Set resource limit `number 0` to soft `number 1` and hard `number 2`.
 pub const STEP_RLIMIT: u64 = 19;
-/// Lock the secure bits and drop the bounding set.
+/// Lock the secure bits and drop the bounding set, but for the capabilities whose bits are set in
+/// `number 0`.
 pub const STEP_BOUND: u64 = 20;
 /// Become uid `number 0`, gid `number 1`; `text 0` holds the groups as u32s if `number 2` is 1.
 pub const STEP_IDS: u64 = 21;
-/// Drop all capabilities, forbid new privileges, end with the monitor.
+/// Drop all capabilities but those in `number 0`, forbid new privileges, end with the monitor.
 pub const STEP_DROP: u64 = 22;
 /// Make the directory `text 0` with mode `number 0`.
 pub const STEP_MKDIR: u64 = 23;
@@ -137,3 +139,8 @@ pub const BIND_INODE: u64 = 2;
 pub const STEP_CGROUP_DEVICES: u64 = 26;
 /// Wait until the old root has been let go of.
 pub const STEP_DETACHED: u64 = 27;
+/// Monitor, once the maps of the user namespace are written: the tree that is descriptor
+/// `number 0` shows the ids of the machine as those of the same number in there.
+pub const STEP_IDMAP: u64 = 28;
+/// Attach the tree that is descriptor `number 0` on the machine's directory `text 0`.
+pub const STEP_COVER: u64 = 29;

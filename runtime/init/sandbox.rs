@@ -24,7 +24,7 @@ struct Box {
 /// planned.
 pub fn build(start: &Start, clone: u64) -> ! {
     let mut state = Box { control: start.fds[0], root: -1, detacher: 0, null: -1 };
-    wait_for_maps(start);
+    wait_for_maps(&state, start);
     for step in Steps::new(start.steps).skip(clone as usize + 1) {
         if let Err(errno) = carry_out(&mut state, &step, start) {
             send(state.control, FAILED, [step.index, errno as u64, 0]);
@@ -34,11 +34,21 @@ pub fn build(start: &Start, clone: u64) -> ! {
     supervise::run(keep_only(state.control))
 }
 
-fn wait_for_maps(start: &Start) {
-    if start.mapped[0] >= 0 {
-        sys::close(start.mapped[1]);
-        // Nothing to read: the monitor is gone, and the steps that follow fail for want of ids.
-        let _ = sys::read(start.mapped[0], &mut [0]);
+/// Waits until this process has its ids, and the trees have theirs: what is read is the errno.
+fn wait_for_maps(state: &Box, start: &Start) {
+    if start.mapped[0] < 0 {
+        return;
+    }
+    sys::close(start.mapped[1]);
+    let mut errno = [0_u8];
+    // Nothing to read: the monitor is gone, and the steps that follow fail for want of ids.
+    let _ = sys::read(start.mapped[0], &mut errno);
+    let mut idmaps = Steps::new(start.steps).filter(|step| step.operation == STEP_IDMAP);
+    if errno[0] != 0
+        && let Some(step) = idmaps.next()
+    {
+        send(state.control, FAILED, [step.index, errno[0] as u64, 0]);
+        sys::exit(1);
     }
 }
 
@@ -71,12 +81,13 @@ fn carry_out(state: &mut Box, step: &Step, start: &Start) -> sys::Result<()> {
         STEP_HOSTNAME => sys::sethostname(step.string(0)).map(drop),
         STEP_LOOPBACK => loopback_up(),
         STEP_RLIMIT => set_limit(numbers),
-        STEP_BOUND => bound(),
+        STEP_BOUND => bound(numbers[0]),
         STEP_IDS => become_ids(step),
-        STEP_DROP => drop_privileges(),
+        STEP_DROP => drop_privileges(numbers[0]),
         STEP_MKDIR => sys::mkdir(step.string(0), numbers[0] as u32).map(drop),
         STEP_SECCOMP => sys::install_filter(step.bytes(0)).map(drop),
         STEP_DETACHED => detached(state),
+        STEP_COVER => cover(step, start),
         STEP_READY => ready(state),
         _ => Err(sys::EINVAL),
     }
@@ -102,10 +113,44 @@ fn root_bind(state: &mut Box, step: &Step) -> sys::Result<()> {
 /// `mount(2)` and not the newer calls: its page of options holds the paths of some sixty layers,
 /// where `fsconfig(2)` takes 256 bytes per option, and `lowerdir+` needs Linux 6.8.
 fn root_overlay(state: &mut Box, step: &Step) -> sys::Result<()> {
-    const READ_ONLY_NOSUID_NODEV: u64 = 1 | 2 | 4;
     sys::chdir(step.string(2))?;
-    sys::mount(c"overlay", step.string(0), READ_ONLY_NOSUID_NODEV, step.string(1))?;
+    if step.numbers[1] == 1 {
+        mount_as_root(step)?;
+    } else {
+        mount_overlay(step)?;
+    }
     state.root = sys::open(step.string(0), sys::O_PATH | sys::O_DIRECTORY)?;
+    Ok(())
+}
+
+fn mount_overlay(step: &Step) -> sys::Result<()> {
+    sys::mount(c"overlay", step.string(0), step.numbers[0], step.string(1)).map(drop)
+}
+
+/// What an overlay does in its layers it does with the ids of who mounted it, and those of root
+/// outside are none that idmapped layers know. Done by a process between, because this one still
+/// has to open what only root may.
+fn mount_as_root(step: &Step) -> sys::Result<()> {
+    let stack = sys::map(-1, 64 * 1024)?;
+    let child = sys::borrow_memory(stack, enter_as_root, &raw const *step as usize)?;
+    sys::unmap(stack);
+    reaped(child)
+}
+
+extern "C" fn enter_as_root(argument: usize) -> ! {
+    // SAFETY: `argument` is the step of the waiting parent, whose memory this process borrows.
+    let step = unsafe { &*(argument as *const Step) };
+    let mounted = sys::setresgid(0).and_then(|_| sys::setresuid(0)).map(drop);
+    sys::exit(mounted.and_then(|()| mount_overlay(step)).err().unwrap_or(0))
+}
+
+/// Attaches a tree of the monitor's where the layers of an overlay are looked for.
+fn cover(step: &Step, start: &Start) -> sys::Result<()> {
+    let tree = *start.fds.get(step.numbers[0] as usize).ok_or(sys::EINVAL)?;
+    let at = sys::open(step.string(0), sys::O_PATH | sys::O_DIRECTORY)?;
+    sys::move_mount(tree, at)?;
+    sys::close(at);
+    sys::close(tree);
     Ok(())
 }
 
@@ -250,8 +295,13 @@ extern "C" fn detach(_: usize) -> ! {
 
 /// Nothing of the machine's is to be found from here on.
 fn detached(state: &Box) -> sys::Result<()> {
+    reaped(state.detacher)
+}
+
+/// Waits for a process whose exit code is an errno.
+fn reaped(child: i32) -> sys::Result<()> {
     let status = loop {
-        match sys::wait(state.detacher, true) {
+        match sys::wait(child, true) {
             Err(sys::EINTR) | Ok(None) => {}
             Ok(Some((_, status))) => break status,
             Err(errno) => return Err(errno),
@@ -259,7 +309,6 @@ fn detached(state: &Box) -> sys::Result<()> {
     };
     match status {
         0 => Ok(()),
-        // The exit code is the errno.
         exited if exited & 0x7f == 0 => Err(exited >> 8),
         _ => Err(sys::EIO),
     }
@@ -299,10 +348,19 @@ const PR_CAP_AMBIENT: i32 = 47;
 /// All bits but keep-capabilities, and every lock, capabilities(7) "The securebits flags".
 const SECURE_BITS: usize = 0b1110_1111;
 
-/// While there still is CAP_SETPCAP: nothing may ever come back through uid 0 or a program file.
-fn bound() -> sys::Result<()> {
-    sys::prctl(PR_SET_SECUREBITS, SECURE_BITS, 0)?;
+/// Without ambient capabilities, and every lock: uid 0 keeps those that are left, and loses them
+/// with its uid.
+const SECURE_BITS_OF_ROOT: usize = 0b1100_1010;
+
+/// While there still is CAP_SETPCAP: nothing may ever come back through uid 0 or a program file but
+/// what is `kept`.
+fn bound(kept: u64) -> sys::Result<()> {
+    let bits = if kept == 0 { SECURE_BITS } else { SECURE_BITS_OF_ROOT };
+    sys::prctl(PR_SET_SECUREBITS, bits, 0)?;
     for capability in 0.. {
+        if capability < 64 && kept & 1 << capability != 0 {
+            continue;
+        }
         match sys::prctl(PR_CAPBSET_DROP, capability, 0) {
             Err(sys::EINVAL) => break,
             dropped => dropped?,
@@ -322,8 +380,8 @@ fn become_ids(step: &Step) -> sys::Result<()> {
     Ok(())
 }
 
-fn drop_privileges() -> sys::Result<()> {
-    sys::drop_capabilities()?;
+fn drop_privileges(kept: u64) -> sys::Result<()> {
+    sys::drop_capabilities(kept)?;
     sys::prctl(PR_SET_NO_NEW_PRIVS, 1, 0)?;
     // A task of the same uid must not look into this process through /proc.
     sys::prctl(PR_SET_DUMPABLE, 0, 0)?;

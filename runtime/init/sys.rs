@@ -241,6 +241,15 @@ pub fn mount_setattr(fd: i32, flags: u64, set: u64) -> Result<usize> {
     change_mount(fd, flags, MountAttributes { set, clear: 0, propagation: 0, userns: 0 })
 }
 
+/// Has a detached mount show the ids of the machine as those of the same number in a user
+/// namespace, Linux 5.12.
+pub fn mount_idmap(fd: i32, userns: i32) -> Result<usize> {
+    const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
+    let userns = userns as u64;
+    let attributes = MountAttributes { set: MOUNT_ATTR_IDMAP, clear: 0, propagation: 0, userns };
+    change_mount(fd, 0, attributes)
+}
+
 /// Takes a mount and all below it out of every peer group, so that nothing that is mounted later
 /// appears in it or leaves it.
 pub fn make_tree_private(fd: i32) -> Result<usize> {
@@ -330,10 +339,12 @@ pub fn setgroups(groups: &[u8]) -> Result<usize> {
     unsafe { raw(116, [groups.len() / 4, groups.as_ptr() as usize, 0, 0, 0, 0]) }
 }
 
-/// Empties the effective, permitted and inheritable set, `capset(2)` version 3.
-pub fn drop_capabilities() -> Result<usize> {
+/// Leaves the effective and the permitted set with the capabilities whose bits are set in `kept`,
+/// and the inheritable one with none, `capset(2)` version 3.
+pub fn drop_capabilities(kept: u64) -> Result<usize> {
     let header = [0x2008_0522_u32, 0];
-    let sets = [0_u32; 6];
+    let (low, high) = (kept as u32, (kept >> 32) as u32);
+    let sets = [low, low, 0, high, high, 0];
     // SAFETY: a header of two words and six words of sets are what version 3 reads.
     unsafe { raw(126, [&raw const header as usize, &raw const sets as usize, 0, 0, 0, 0]) }
 }

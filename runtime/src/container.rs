@@ -6,6 +6,7 @@ mod run;
 mod start;
 mod streams;
 mod tools;
+mod userns;
 mod work;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use crate::{ContainerFacts, Enforced};
 pub use run::{RunError, Signals};
 pub use start::StartError;
 pub use streams::{Stream, Streams, Terminal};
+pub use userns::UserNamespace;
 
 /// A running sandbox. Dropping it ends everything in it and waits until nothing of it is left.
 #[derive(Debug)]

@@ -23,7 +23,9 @@ mod outcome;
 mod doctor;
 
 pub use admit::{Admitted, admit};
-pub use container::{Container, RunError, Signals, StartError, Stream, Streams, Terminal};
+pub use container::{
+    Container, RunError, Signals, StartError, Stream, Streams, Terminal, UserNamespace,
+};
 pub use doctor::{Finding, doctor};
 
 pub use exchange::{
@@ -41,7 +43,7 @@ pub use host::{
 };
 pub use native::trial::trial;
 pub use outcome::{ContainerFacts, Enforced, Outcome, PayloadDigests, Status, Usage};
-pub use plan::{Plan, plan};
+pub use plan::{BuildStep, Plan, admit_base, admit_built, build_identities, plan, plan_build};
 pub use refusal::{Actor, Demand, EngineLack, REFUSED_EXIT_CODE, Refusal, Rule};
 pub use sandbox::{
     CgroupPlacement, IdMap, Identities, Limits, Mount, MountKind, Namespaces, OWN_DIRECTORY,

@@ -22,14 +22,15 @@
 //!   has, and 10:200 (`/dev/net/tun`), for which there is no node.
 //! - It makes a cgroup in every hierarchy, also where no limit asks for one.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use oci_spec::runtime::{
-    Capabilities, Linux, LinuxCapabilities, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace,
-    LinuxNamespaceType, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Root, Spec,
-    User,
+    Capabilities, Capability, Linux, LinuxCapabilities, LinuxIdMapping, LinuxIdMappingBuilder,
+    LinuxNamespace, LinuxNamespaceType, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process,
+    Root, Spec, User,
 };
-use ric_policies::Network;
+use ric_policies::{Access, Network};
 
 use crate::seccomp::{Architecture, Profile};
 use crate::{Controller, Sandbox};
@@ -80,6 +81,12 @@ pub enum SpecError {
         /// The name.
         name: String,
     },
+    /// A capability that no kernel has.
+    #[error("no capability is named `{name}`")]
+    Capability {
+        /// The name.
+        name: String,
+    },
     /// A resource limit that no kernel has.
     #[error("no resource limit is named `{name}`")]
     Rlimit {
@@ -121,7 +128,11 @@ pub enum SpecError {
 /// [`SpecError`] if it would say less than the sandbox asks for; nothing is dropped silently.
 pub fn spec(sandbox: &Sandbox, bundle: &Bundle) -> Result<Spec, SpecError> {
     let mut root = Root::default();
-    root.set_path(bundle.root.clone()).set_readonly(Some(true));
+    let readonly = match sandbox.root_access {
+        Access::ReadOnly => true,
+        Access::ReadWrite => false,
+    };
+    root.set_path(bundle.root.clone()).set_readonly(Some(readonly));
 
     let mut spec = Spec::default();
     spec
@@ -156,7 +167,7 @@ fn to_process(sandbox: &Sandbox, bundle: &Bundle) -> Result<Process, SpecError> 
         .set_command_line(None)
         .set_env(Some(variables.collect()))
         .set_cwd(bundle.workdir.clone())
-        .set_capabilities(Some(no_capabilities()))
+        .set_capabilities(Some(to_capabilities(&sandbox.capabilities)?))
         .set_rlimits(Some(rlimits.collect::<Result<_, _>>()?))
         .set_no_new_privileges(Some(true))
         .set_apparmor_profile(None)
@@ -181,15 +192,20 @@ fn to_user(sandbox: &Sandbox) -> User {
     user
 }
 
-fn no_capabilities() -> LinuxCapabilities {
+fn to_capabilities(kept: &BTreeSet<String>) -> Result<LinuxCapabilities, SpecError> {
+    let parse = |name: &String| {
+        let known = name.strip_prefix("CAP_").and_then(|name| name.parse::<Capability>().ok());
+        known.ok_or_else(|| SpecError::Capability { name: name.clone() })
+    };
+    let kept = kept.iter().map(parse).collect::<Result<Capabilities, _>>()?;
     let mut capabilities = LinuxCapabilities::default();
     capabilities
-        .set_bounding(Some(Capabilities::new()))
-        .set_effective(Some(Capabilities::new()))
+        .set_bounding(Some(kept.clone()))
+        .set_effective(Some(kept.clone()))
         .set_inheritable(Some(Capabilities::new()))
-        .set_permitted(Some(Capabilities::new()))
+        .set_permitted(Some(kept))
         .set_ambient(Some(Capabilities::new()));
-    capabilities
+    Ok(capabilities)
 }
 
 fn to_rlimit(name: &str, (soft, hard): (u64, u64)) -> Result<PosixRlimit, SpecError> {

@@ -7,6 +7,7 @@
 //! **Invariant:** nothing here reads a clock, a file, the environment or the kernel, so every
 //! decision can be replayed from four files. See `tests/golden/plan/`.
 
+mod build;
 mod cgroup;
 mod identity;
 mod limits;
@@ -15,18 +16,20 @@ mod program;
 mod target;
 mod variables;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use ric_images::{Form, Manifest};
-use ric_policies::{EngineName, Network, Policy, Protection};
+use ric_policies::{Access, EngineName, Network, Policy, Protection};
 
 use crate::admit::{admit, judge};
 use crate::doctor::{OVERLAY_REMEDY, remedy};
 use crate::{
-    Actor, Caller, Demand, EngineLack, Host, Namespaces, Probe, Refusal, RootSource, Rule, Sandbox,
-    Task, Work,
+    Actor, Caller, Demand, EngineLack, Host, Identities, Mount, Namespaces, Probe, Refusal,
+    RootSource, Rule, Sandbox, Task, Work,
 };
+
+pub use build::{BuildStep, admit_base, admit_built, build_identities, plan_build};
 
 /// Everything that is decided about one task.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,13 +67,33 @@ pub fn plan(
     admit(task, policy)?;
     judge(&manifest.reference, policy)?;
     refuse_other_platform(manifest, host)?;
-    let engine = choose_engine(task, manifest, policy, host)?;
     let network = choose_network(task, policy)?;
     let identities = identity::identities(task, manifest, policy, host)?;
     let limits = limits::limits(task, policy, host)?;
     let mounts = mounts::mounts(task, policy, host, limits.memory_basis_bytes)?;
     let work = program::work(task, manifest, host, &identities.name, limits.deadline)?;
+    let decided = Decided { network, identities, limits, mounts };
+    Ok(Plan { sandbox: sandbox(task, manifest, policy, host, decided)?, work })
+}
 
+/// What tasks and build steps are decided about differently.
+struct Decided {
+    network: Network,
+    identities: Identities,
+    limits: limits::Decided,
+    mounts: Vec<Mount>,
+}
+
+/// The box, read-only, of what was decided.
+fn sandbox(
+    task: &Task,
+    manifest: &Manifest,
+    policy: &Policy,
+    host: &Host,
+    decided: Decided,
+) -> Result<Sandbox, Refusal> {
+    let Decided { network, identities, limits, mounts } = decided;
+    let engine = choose_engine(task, manifest, policy, host)?;
     let namespaces = Namespaces { user: identities.user_namespace.is_some() };
     let mut enforced = limits.enforced;
     enforced.insert(Protection::Seccomp, SECCOMP.to_owned());
@@ -78,7 +101,7 @@ pub fn plan(
     if network == Network::Loopback {
         enforced.insert(Protection::Network, "loopback".to_owned());
     }
-    let sandbox = Sandbox {
+    Ok(Sandbox {
         caller: sorted(&task.caller),
         tenant: tenant(task)?,
         policy_digest: policy.digest.clone(),
@@ -86,6 +109,8 @@ pub fn plan(
         image: manifest.identity.clone(),
         form: Form::Layers,
         root: root(manifest, policy, host),
+        root_access: Access::ReadOnly,
+        capabilities: BTreeSet::new(),
         identities,
         namespaces,
         network,
@@ -99,8 +124,7 @@ pub fn plan(
         cgroup: cgroup::placement(host),
         enforced,
         dropped: limits.dropped,
-    };
-    Ok(Plan { sandbox, work })
+    })
 }
 
 /// Paths of `proc(5)` that tell about the machine or its kernel. Docker's list (moby

@@ -29,6 +29,12 @@ pub enum Refusal {
         /// The patterns of `allow`.
         allowed: Vec<String>,
     },
+    /// Images are not built here.
+    #[error("{rule} does not allow building images")]
+    Build {
+        /// The rule.
+        rule: Box<Rule>,
+    },
     /// A name without a registry, where policy does not say which registry it means.
     #[error("{rule} does not allow image names without a registry, such as {}", plain(.name))]
     ShortName {
@@ -260,8 +266,12 @@ impl Refusal {
                     "use another image, or ask your site about `{pattern}` under `images: deny:`"
                 )
             }
-            Self::Image { denied_by: None, .. } => {
-                "use another image, or ask your site to add it under `images: allow:`".to_owned()
+            Self::Image { denied_by: None, rule, .. } => {
+                let list = if rule.key == "build" { "build: bases:" } else { "images: allow:" };
+                format!("use another image, or ask your site to add it under `{list}`")
+            }
+            Self::Build { .. } => {
+                "build it elsewhere and pull it, or ask your site about `build: allow:`".to_owned()
             }
             Self::ShortName { name, .. } => {
                 format!("name the registry, as in `docker://registry.example.org/{}`", bare(name))
@@ -306,6 +316,7 @@ impl Refusal {
     pub fn must_act(&self) -> Actor {
         match self {
             Self::Image { .. }
+            | Self::Build { .. }
             | Self::ShortName { .. }
             | Self::Platform { .. }
             | Self::Engine { .. }

@@ -1,6 +1,6 @@
 //! The decision about the box: nothing left open, plain data, comparable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use ric_images::{Form, Identity};
@@ -30,6 +30,13 @@ pub struct Sandbox {
     pub form: Form,
     /// What the root is made of.
     pub root: RootSource,
+    /// Whether the root can be written, as build steps need it. What is written goes into a
+    /// directory of the container's own, never into the image.
+    #[serde(default = "read_only", skip_serializing_if = "is_read_only")]
+    pub root_access: Access,
+    /// Capabilities that uid 0 keeps, as in `capabilities(7)`; none but in a user namespace.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub capabilities: BTreeSet<String>,
     /// Ids inside and outside.
     pub identities: Identities,
     /// Namespaces of its own.
@@ -57,6 +64,15 @@ pub struct Sandbox {
     pub enforced: BTreeMap<Protection, String>,
     /// Built-in defaults that this host cannot enforce, and why.
     pub dropped: BTreeMap<Protection, String>,
+}
+
+/// Sandboxes from before the root could be anything else.
+fn read_only() -> Access {
+    Access::ReadOnly
+}
+
+fn is_read_only(access: &Access) -> bool {
+    *access == Access::ReadOnly
 }
 
 /// What the root filesystem is made of.

@@ -7,6 +7,7 @@
 //! What is not here: filters of a user's own, and rules for the 32-bit and x32 ABIs, which end the
 //! process, because their system calls have other numbers and other arguments.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
@@ -15,7 +16,7 @@ mod rule;
 mod table;
 
 pub use rule::{ARGUMENTS, Case, Match, Rule};
-pub use table::{ALLOW_CMA, ALLOW_DEBUG, ALLOW_NUMA};
+pub use table::{ALLOW_BUILD, ALLOW_CMA, ALLOW_DEBUG, ALLOW_NUMA};
 
 /// A machine whose system calls can be filtered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +56,9 @@ pub struct Profile {
 /// What every sandbox gets unless a policy says otherwise.
 pub const RESTRICTED: Profile = Profile { name: "restricted", extra: &[] };
 
+/// What build steps get.
+pub const BUILD: Profile = Profile { name: "build", extra: ALLOW_BUILD };
+
 /// One system call of one machine under a profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Syscall {
@@ -71,7 +75,7 @@ pub struct Syscall {
 impl Profile {
     /// The profile of that name, if there is one.
     pub fn named(name: &str) -> Option<Profile> {
-        (name == RESTRICTED.name).then_some(RESTRICTED)
+        [RESTRICTED, BUILD].into_iter().find(|profile| profile.name == name)
     }
 
     /// Every system call that `architecture` has, in the table's order.
@@ -112,6 +116,15 @@ impl Filter {
         FILTER.get_or_init(|| {
             Filter::compile(Architecture::NATIVE, &RESTRICTED.rules(Architecture::NATIVE))
         })
+    }
+
+    /// The filter of the profile `name` for this machine; `None`: there is none.
+    pub fn named(name: &str) -> Option<Cow<'static, [u8]>> {
+        if name == RESTRICTED.name {
+            return Some(Cow::Borrowed(Filter::restricted().as_bytes()));
+        }
+        let rules = Profile::named(name)?.rules(Architecture::NATIVE);
+        Some(Cow::Owned(Filter::compile(Architecture::NATIVE, &rules).bytes.into_vec()))
     }
 
     /// The filter that answers each system call of `architecture` as `rules` say.

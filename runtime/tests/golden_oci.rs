@@ -43,9 +43,18 @@ fn translate(case: &Path) -> (&'static str, String) {
     match oci::spec(&read_sandbox(case), &bundle()) {
         Ok(mut spec) => {
             spec.linux_mut().as_mut().unwrap().set_seccomp(None);
-            ("oci.json", to_text(&spec))
+            let mut value = serde_json::to_value(&spec).unwrap();
+            sort_capabilities(&mut value["process"]["capabilities"]);
+            ("oci.json", to_text(&value))
         }
         Err(error) => ("error.txt", format!("{error}\n")),
+    }
+}
+
+/// They are sets without an order.
+fn sort_capabilities(sets: &mut serde_json::Value) {
+    for set in sets.as_object_mut().into_iter().flat_map(serde_json::Map::values_mut) {
+        set.as_array_mut().unwrap().sort_by_key(ToString::to_string);
     }
 }
 

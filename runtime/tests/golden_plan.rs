@@ -15,10 +15,11 @@ mod golden {
 
     use ric_images::{Config, Identity, Manifest};
     use ric_policies::{Draft, Policy};
-    use ric_runtime::{Host, Plan, Refusal, Task, plan};
+    use ric_runtime::{BuildStep, Host, Plan, Refusal, Task, plan, plan_build};
     use serde_json::{Map, Value, json};
 
-    const INPUTS: [&str; 4] = ["task.json", "policy.yaml", "host.json", "manifest.json"];
+    const INPUTS: [&str; 5] =
+        ["task.json", "policy.yaml", "host.json", "manifest.json", "build.json"];
     const OUTPUTS: [&str; 3] = ["sandbox.json", "work.json", "refusal.txt"];
 
     fn root() -> PathBuf {
@@ -100,7 +101,14 @@ mod golden {
     fn decide(case: &Path) -> Result<Plan, Refusal> {
         let task: Task = serde_json::from_value(input(case, "task.json")).unwrap();
         let host: Host = serde_json::from_value(input(case, "host.json")).unwrap();
-        plan(&task, &manifest(&input(case, "manifest.json")), &policy(case), &host)
+        let (manifest, policy) = (manifest(&input(case, "manifest.json")), policy(case));
+        // A case with this file is a step of a build.
+        let Some(build) = read_json(&case.join("build.json")) else {
+            return plan(&task, &manifest, &policy, &host);
+        };
+        let text = |key: &str| build[key].as_str().map(str::to_owned);
+        let step = BuildStep { user: text("user"), base: text("base"), ..BuildStep::default() };
+        plan_build(&task, &step, &manifest, &policy, &host)
     }
 
     /// What a decision looks like on disk: file name and text.
@@ -193,6 +201,7 @@ mod golden {
     fn every_refusal_has_a_case() {
         let name = |refusal: &Refusal| match refusal {
             Refusal::Image { .. } => "image",
+            Refusal::Build { .. } => "build",
             Refusal::ShortName { .. } => "short name",
             Refusal::Platform { .. } => "platform",
             Refusal::Engine { .. } => "engine",
@@ -209,6 +218,6 @@ mod golden {
         };
         let shown: BTreeSet<&str> =
             cases().iter().filter_map(|case| decide(case).err()).map(|r| name(&r)).collect();
-        assert_eq!(shown.len(), 14, "{shown:?}");
+        assert_eq!(shown.len(), 15, "{shown:?}");
     }
 }

@@ -1,11 +1,12 @@
 //! The verbs of `images`: their flags, arguments and help.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use ric_images::Reference;
 
-use super::values::{self, Kept};
+use super::values::{self, Kept, Variable};
 
 /// Fetch, list and keep images
 #[derive(Debug, Args)]
@@ -17,6 +18,7 @@ pub(crate) struct ImagesArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImagesVerb {
     Pull(PullArgs),
+    Build(BuildArgs),
     List(ListArgs),
     Inspect(InspectArgs),
     Remove(RemoveArgs),
@@ -47,6 +49,75 @@ pub(crate) struct PullArgs {
     /// Print one JSON array
     #[arg(long)]
     pub json: bool,
+}
+
+/// Build an image from a Dockerfile, and print its digest
+///
+/// No Docker is needed, and no rights but your own. Each RUN is a command in a sandbox in which you
+/// are uid 0 of a user namespace; its network is what the policy gives builds. What it changes
+/// becomes a layer, which the next build takes as it is if nothing that it was made from has
+/// changed. `run --image NAME` finds what `-t NAME` has built. Steps and their output go to
+/// standard error.
+#[derive(Debug, Args)]
+pub(crate) struct BuildArgs {
+    /// What to call the image
+    #[arg(short = 't', long, value_name = "NAME[:TAG]", value_parser = values::parse_built)]
+    pub tag: Reference,
+
+    /// Dockerfile [default: Dockerfile in DIR]
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    /// Value of an `ARG` of the Dockerfile; may be given several times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = values::parse_variable)]
+    pub build_arg: Vec<Variable>,
+
+    /// Stage to build, by name or number [default: the last]
+    #[arg(long, value_name = "STAGE")]
+    pub target: Option<String>,
+
+    /// Make every layer anew
+    #[arg(long)]
+    pub no_cache: bool,
+
+    /// Directory that files are copied from
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub context: PathBuf,
+
+    /// Narrow the site's policy by this file; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub policy: Vec<PathBuf>,
+
+    /// Directory of images
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    /// Print JSON objects on standard output, one a line, as it goes on
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Packs or removes what a build step has changed, from within its user namespace
+#[derive(Debug, Args)]
+pub(crate) struct ChangesArgs {
+    /// User namespace to enter.
+    #[arg(long)]
+    pub userns: PathBuf,
+
+    /// Write a layer to standard output instead of removing.
+    #[arg(long)]
+    pub pack: bool,
+
+    /// Path that goes into no layer.
+    #[arg(long)]
+    pub leave_out: Vec<OsString>,
+
+    /// Latest time in the layer.
+    #[arg(long, allow_hyphen_values = true)]
+    pub mtime_max: Option<i64>,
+
+    /// Directory of changes.
+    pub directory: PathBuf,
 }
 
 /// List the images in the store

@@ -126,6 +126,21 @@ pub(super) fn parse_image(text: &str) -> Result<Reference, Problem> {
     })
 }
 
+/// What is built here is called as if it came from this machine, so that no registry has it.
+pub(super) fn parse_built(text: &str) -> Result<Reference, Problem> {
+    let wrong =
+        || "an image that is built here is called NAME[:TAG], without a registry".to_owned();
+    let mut reference = parse_image(text)?;
+    if matches!(reference, Reference::ShortName { .. }) {
+        reference = parse_image(&format!("localhost/{text}"))?;
+    }
+    let Reference::Registry(name) = &reference else { return Err(wrong()) };
+    if name.host != "localhost" || name.digest.is_some() {
+        return Err(wrong());
+    }
+    Ok(reference)
+}
+
 /// A digest looks like a short name with a tag, so that it comes first.
 pub(super) fn parse_kept(text: &str) -> Result<Kept, Problem> {
     if text.starts_with("sha256:") {

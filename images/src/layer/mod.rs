@@ -49,12 +49,16 @@ use sha2::{Digest as _, Sha256};
 pub use error::{LayerError, Refused};
 pub use limits::Limits;
 pub use pack::{Pack, Packed, pack_tree};
+pub use remove::remove;
 pub use unpacked::LayerTar;
 pub use write::Contents;
 
 pub(crate) use fingerprint::fingerprint;
+pub(crate) use head::Head;
 pub(crate) use measure::disk_bytes;
-pub(crate) use remove::remove;
+
+pub(crate) use pack::TarWriter;
+pub(crate) use pax::Moment;
 pub(crate) use squashfs::{SUPERBLOCK_BYTES, Superblock, diff_id as squashfs_diff_id};
 
 use crate::{Digest, LayerDescriptor, MediaType};

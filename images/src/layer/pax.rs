@@ -23,9 +23,9 @@ pub(super) struct Extended {
 
 /// A point in time, as `timespec`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Moment {
-    pub(super) seconds: i64,
-    pub(super) nanoseconds: i64,
+pub(crate) struct Moment {
+    pub(crate) seconds: i64,
+    pub(crate) nanoseconds: i64,
 }
 
 const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";

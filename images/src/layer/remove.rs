@@ -14,7 +14,7 @@ use rustix::io::{Errno, Result};
 ///
 /// The caller owns the tree and nobody else writes to it. If this is cut short, what is left is
 /// still below `name` and another call removes it.
-pub(crate) fn remove(parent: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+pub fn remove(parent: BorrowedFd<'_>, name: &CStr) -> Result<()> {
     if !is_directory(parent, name)? {
         return Ok(());
     }

@@ -110,6 +110,9 @@ impl Store {
         drop(lock);
         work.end()?;
         self.collect_partials(wish, &mut collected)?;
+        if !wish.dry_run {
+            self.forget_builds()?;
+        }
         Ok(collected)
     }
 

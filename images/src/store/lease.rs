@@ -53,7 +53,7 @@ pub(super) enum Lock {
 /// is removed from the store.
 #[derive(Debug, Clone, Default)]
 pub struct Lease {
-    _locks: Arc<[OwnedFd]>,
+    _locks: Vec<Arc<OwnedFd>>,
 }
 
 /// A lease says nothing about what an image is.
@@ -73,7 +73,13 @@ pub(crate) struct LeasedLayer {
 impl Lease {
     /// One lease for all layers of an image.
     pub(crate) fn of(layers: impl IntoIterator<Item = LeasedLayer>) -> Lease {
-        Lease { _locks: layers.into_iter().map(|layer| layer.lock).collect() }
+        Lease { _locks: layers.into_iter().map(|layer| Arc::new(layer.lock)).collect() }
+    }
+
+    /// This lease, and one more layer.
+    pub(crate) fn and(&self, layer: LeasedLayer) -> Lease {
+        let own = [Arc::new(layer.lock)];
+        Lease { _locks: self._locks.iter().cloned().chain(own).collect() }
     }
 }
 

@@ -7,6 +7,7 @@
 //! layers/HEX/tree          an unpacked layer by diff ID, as overlayfs wants it
 //! layers/HEX/record.json   what it was made from, and its fingerprint
 //! generated/BOOT/KIND/HEX  small trees that can be made again, valid until the next boot
+//! builds/HEX               which layer a build step made, by the digest of what it was made from
 //! layers/HEX/lease         locked by whoever uses the layer
 //! names.lock               locked by whoever writes a name or collects garbage
 //! tmp/WHAT, tmp/WHAT.lock  work in progress, and the lock of who does it
@@ -22,6 +23,7 @@
 //! without waiting for each other or losing an entry.
 
 mod blobs;
+mod builds;
 mod check;
 mod collect;
 mod error;
@@ -30,6 +32,7 @@ mod layers;
 mod lease;
 mod location;
 mod names;
+mod room;
 mod stored;
 mod transfer;
 mod work;
@@ -54,6 +57,7 @@ pub use lease::Lease;
 pub(crate) use lease::LeasedLayer;
 pub use location::{default_root, is_local_filesystem};
 pub use names::Untagged;
+pub use room::BuildRoom;
 pub use stored::{StoredError, StoredImage};
 pub(crate) use transfer::Origin;
 

@@ -174,6 +174,11 @@ impl Work<'_> {
         self.stays = true;
     }
 
+    /// The store that it is for.
+    pub(super) fn store(&self) -> &Store {
+        self.store
+    }
+
     pub(super) fn path(&self) -> String {
         format!("{TMP}/{}", self.name)
     }

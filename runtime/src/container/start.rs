@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use oci_spec::runtime::Spec;
-use ric_images::{Identity, Image, Store};
+use ric_images::{BuildRoom, Identity, Image, Store};
 use ric_policies::Network;
 use rustix::fs::{FileType, Mode, OFlags};
 
@@ -107,6 +107,30 @@ impl Container {
         store: &Store,
         descriptors: &[OwnedFd],
     ) -> Result<Container, StartError> {
+        Container::start_in(None, sandbox, image, store, descriptors)
+    }
+
+    /// As [`start`](Self::start), for a sandbox whose root can be written; changes go into `room`.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_build(
+        room: &BuildRoom<'_>,
+        sandbox: &Sandbox,
+        image: &Image,
+        store: &Store,
+        descriptors: &[OwnedFd],
+    ) -> Result<Container, StartError> {
+        Container::start_in(Some(room.path()), sandbox, image, store, descriptors)
+    }
+
+    fn start_in(
+        room: Option<&Path>,
+        sandbox: &Sandbox,
+        image: &Image,
+        store: &Store,
+        descriptors: &[OwnedFd],
+    ) -> Result<Container, StartError> {
         // First, because it becomes ready beside what follows.
         let monitor = Monitor::spawn().map_err(unheard)?;
         let id = new_id()?;
@@ -114,13 +138,19 @@ impl Container {
         let spec = blueprint::spec(sandbox, &id, &tools.directory)
             .map_err(|source| StartError::Describe { source })?;
         let top = top_layer(sandbox, &spec, image, store)?;
-        let named = caller_descriptors(sandbox, descriptors)?;
-        let places = Places { id: &id, top: &top, layers: &image.layers, tools: &tools.directory };
+        let mut named = caller_descriptors(sandbox, descriptors)?;
+        let mapped = match (room, blueprint::mapped_from(sandbox)) {
+            (Some(room), Some(_)) => mapped_directories(room, &top, &image.layers)?,
+            _ => Vec::new(),
+        };
+        named.extend(mapped.iter().map(AsFd::as_fd));
+        let (layers, tools_at) = (&image.layers, &tools.directory);
+        let places = Places { id: &id, top: &top, layers, tools: tools_at, room };
         let steps = blueprint::steps(sandbox, &spec, &places);
         let (control, theirs) = monitor::socket_pair().map_err(unheard)?;
         monitor.start(&steps::encode(&steps), theirs, &named).map_err(unheard)?;
         let pid = wait_cloned(&monitor, &steps)?;
-        if let Some(maps) = blueprint::maps_by_owner(sandbox) {
+        if let Some(maps) = blueprint::maps_by_owner(&sandbox.identities) {
             write_maps(pid, maps)?;
             monitor.send(protocol::MAPPED).map_err(unheard)?;
         }
@@ -142,12 +172,12 @@ impl Container {
     }
 }
 
-fn unheard(source: io::Error) -> StartError {
+pub(super) fn unheard(source: io::Error) -> StartError {
     StartError::Monitor { source }
 }
 
 /// Waits until init exists and its limits hold: its pid.
-fn wait_cloned(monitor: &Monitor, steps: &[Step]) -> Result<i32, StartError> {
+pub(super) fn wait_cloned(monitor: &Monitor, steps: &[Step]) -> Result<i32, StartError> {
     let message = receive(monitor.channel(), steps)?;
     i32::try_from(message.numbers[0]).map_err(|_| StartError::Died)
 }
@@ -231,6 +261,33 @@ fn in_the_way(tree: &top::Tree, image: &Image) -> io::Result<Option<StartError>>
     }))
 }
 
+/// What an overlay is made of whose ids are mapped, in the order in which steps number it; each
+/// layer gets a directory of the room to be attached on.
+fn mapped_directories(
+    room: &Path,
+    top: &Path,
+    layers: &[PathBuf],
+) -> Result<Vec<OwnedFd>, StartError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open = |path: &Path| {
+        let opened = rustix::fs::open(path, flags, Mode::empty());
+        opened.map_err(|errno| prepare(path.display().to_string())(errno.into()))
+    };
+    let names = (0..layers.len()).map(|number| number.to_string());
+    for name in names.chain(["top".to_owned()]) {
+        let place = room.join(name);
+        match rustix::fs::mkdir(&place, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(errno) => return Err(prepare(place.display().to_string())(errno.into())),
+        }
+    }
+    let mut all = vec![open(&room.join("changes"))?, open(top)?];
+    for layer in layers {
+        all.push(open(layer)?);
+    }
+    Ok(all)
+}
+
 /// The descriptors of the caller's mounts, in the order in which steps number them.
 fn caller_descriptors<'a>(
     sandbox: &Sandbox,
@@ -246,7 +303,7 @@ fn caller_descriptors<'a>(
 }
 
 /// The next message of a start; what failed becomes the error it is.
-fn receive(socket: &OwnedFd, steps: &[Step]) -> Result<monitor::Message, StartError> {
+pub(super) fn receive(socket: &OwnedFd, steps: &[Step]) -> Result<monitor::Message, StartError> {
     let received = monitor::receive(socket).map_err(unheard)?;
     let message = received.ok_or(StartError::Died)?;
     if message.kind != protocol::FAILED {
@@ -263,7 +320,7 @@ fn receive(socket: &OwnedFd, steps: &[Step]) -> Result<monitor::Message, StartEr
 }
 
 /// Writes the maps of a user namespace, as root to `/proc`, else by the programs that may.
-fn write_maps(pid: i32, maps: &IdMap) -> Result<(), StartError> {
+pub(super) fn write_maps(pid: i32, maps: &IdMap) -> Result<(), StartError> {
     for (lines, file, program) in
         [(&maps.uids, "uid_map", "newuidmap"), (&maps.gids, "gid_map", "newgidmap")]
     {

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Spec;
 
 use super::steps::Step;
-use super::translate::{self, CallerMount, Setting};
+use super::translate::{self, CallerMount, Changes, Setting};
 use crate::oci::{self, SpecError};
 use crate::seccomp::{Architecture, Filter};
-use crate::{IdMap, MountKind, Sandbox};
+use crate::{IdMap, Identities, MountKind, Sandbox};
 
 /// Where things are on this machine.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +21,8 @@ pub(crate) struct Places<'a> {
     pub(crate) layers: &'a [PathBuf],
     /// The worker's directory.
     pub(crate) tools: &'a Path,
+    /// Where changes of the root go, if it can be changed.
+    pub(crate) room: Option<&'a Path>,
 }
 
 /// The runtime spec of the sandbox. The work comes later, so its process is init alone.
@@ -64,14 +66,14 @@ pub(crate) fn steps(sandbox: &Sandbox, spec: &Spec, places: &Places<'_>) -> Vec<
         id: places.id,
         top: places.top,
         layers: places.layers,
+        changes: places.room.map(|room| Changes { room, mapped_from: mapped_from(sandbox) }),
         empty: &places.tools.join("empty"),
         cgroup: sandbox.cgroup.as_ref(),
         callers: caller_mounts(sandbox),
         privileged: privileged(sandbox),
         groups: sandbox.identities.groups.as_deref(),
-        maps_by_owner: maps_by_owner(sandbox).is_some(),
-        // `spec` has refused any other name.
-        filter: Filter::restricted().as_bytes(),
+        maps_by_owner: maps_by_owner(&sandbox.identities).is_some(),
+        filter: &Filter::named(&sandbox.seccomp).expect("`spec` has refused any other name"),
     };
     translate::steps(spec, &setting)
 }
@@ -101,17 +103,25 @@ pub(crate) fn caller_mounts(sandbox: &Sandbox) -> Vec<CallerMount<'_>> {
         .collect()
 }
 
+/// The first of the descriptors of directories whose ids are mapped, which follow those of the
+/// caller's mounts. Root's layers have the owners that they are meant to have, and its user
+/// namespace has none of these ids; everyone else's layers are their own.
+pub(crate) fn mapped_from(sandbox: &Sandbox) -> Option<u64> {
+    let first = 1 + caller_mounts(sandbox).len() as u64;
+    (sandbox.identities.user_namespace.is_some() && privileged(sandbox)).then_some(first)
+}
+
 /// The maps that the owner writes, itself or by `newuidmap`. One line for the caller's own id is
 /// written by init; all else needs more rights.
-pub(crate) fn maps_by_owner(sandbox: &Sandbox) -> Option<&IdMap> {
+pub(crate) fn maps_by_owner(identities: &Identities) -> Option<&IdMap> {
     let own = |maps: &IdMap| !maps.by_helper && maps.uids.iter().all(|(_, _, count)| *count == 1);
-    sandbox.identities.user_namespace.as_ref().filter(|maps| !own(maps))
+    identities.user_namespace.as_ref().filter(|maps| !own(maps))
 }
 
 /// Whether the monitor has the rights of root on this machine, and not just in a user namespace.
 fn privileged(sandbox: &Sandbox) -> bool {
     let maps = sandbox.identities.user_namespace.as_ref();
-    maps.is_none_or(|maps| maps_by_owner(sandbox).is_some() && !maps.by_helper)
+    maps.is_none_or(|maps| maps_by_owner(&sandbox.identities).is_some() && !maps.by_helper)
 }
 
 #[cfg(test)]
@@ -140,7 +150,9 @@ mod tests {
                 }
             };
             let top = Path::new("/store/top");
-            let places = Places { id: "run-in-container-0", top, layers: &layers, tools };
+            let room = sandbox.root_access == ric_policies::Access::ReadWrite;
+            let room = room.then_some(Path::new("/store/tmp/build"));
+            let places = Places { id: "run-in-container-0", top, layers: &layers, tools, room };
             let steps = steps(&sandbox, &spec, &places);
             let given: String = steps.iter().map(|step| step.label.clone() + "\n").collect();
             let file = golden.join("native").join(case.file_name()).with_extension("txt");

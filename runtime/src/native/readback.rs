@@ -6,6 +6,8 @@ use std::path::Path;
 
 use oci_spec::runtime as oci;
 
+use super::translate::kept_capabilities;
+
 /// Something that is not as it was planned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mismatch {
@@ -32,16 +34,18 @@ fn differs(what: &str, planned: &str, found: Option<&str>) -> Option<Mismatch> {
 
 /// Lines of proc_pid_status(5).
 fn status(spec: &oci::Spec, text: &str, groups: Option<&[u32]>) -> Option<Mismatch> {
-    let user = spec.process().as_ref()?.user();
+    let process = spec.process().as_ref()?;
+    let user = process.user();
+    let kept = format!("{:016x}", kept_capabilities(process));
     let four = |id: u32| [id.to_string(), id.to_string(), id.to_string(), id.to_string()].join(" ");
     let none = "0000000000000000";
     let mut planned = vec![
         ("Uid", four(user.uid())),
         ("Gid", four(user.gid())),
         ("CapInh", none.into()),
-        ("CapPrm", none.into()),
-        ("CapEff", none.into()),
-        ("CapBnd", none.into()),
+        ("CapPrm", kept.clone()),
+        ("CapEff", kept.clone()),
+        ("CapBnd", kept),
         ("CapAmb", none.into()),
         ("NoNewPrivs", "1".into()),
         ("Seccomp", "2".into()),
@@ -110,7 +114,9 @@ fn mounts(spec: &oci::Spec, text: &str) -> Option<Mismatch> {
         })
         .collect();
     let planned = spec.mounts().iter().flatten();
-    let root = (Path::new("/"), vec!["ro", "nosuid", "nodev"]);
+    let readonly = spec.root().as_ref().is_none_or(|root| root.readonly() != Some(false));
+    let access = if readonly { "ro" } else { "rw" };
+    let root = (Path::new("/"), vec![access, "nosuid", "nodev"]);
     let all = planned.map(|mount| (mount.destination().as_path(), flags(mount)));
     let readonly = spec.linux().iter().flat_map(|linux| linux.readonly_paths().iter().flatten());
     let readonly = readonly.map(|path| (Path::new(path), vec!["ro"]));
@@ -188,7 +194,7 @@ Max open files            1024                 4096                 files
             .build()
             .unwrap();
         let mut process = oci::Process::default();
-        process.set_user(user).set_rlimits(Some(vec![limit]));
+        process.set_user(user).set_rlimits(Some(vec![limit])).set_capabilities(None);
         let mount = |target: &str, options: &[&str]| {
             let mut mount = oci::Mount::default();
             let options = options.iter().map(|option| (*option).to_owned()).collect();

@@ -69,6 +69,20 @@ impl Step {
             .number(0, descriptor)
     }
 
+    /// Has a tree that [`Step::tree`] cloned show the machine's ids as those of init's user
+    /// namespace.
+    pub(crate) fn idmap(descriptor: u64, source: &Path) -> Step {
+        Step::new(p::STEP_IDMAP, format!("mount_setattr(2) of {} to map ids", source.display()))
+            .number(0, descriptor)
+    }
+
+    /// Attaches what [`Step::tree`] cloned on a directory of the machine, as init sees it.
+    pub(crate) fn cover(descriptor: u64, place: &Path) -> Step {
+        Step::new(p::STEP_COVER, format!("move_mount(2) to {}", place.display()))
+            .path(0, place)
+            .number(0, descriptor)
+    }
+
     /// Starts init in new namespaces, in a version 2 cgroup if there is one.
     pub(crate) fn clone(flags: u64, cgroup: Option<&Path>, maps_by_owner: bool) -> Step {
         let step = Step::new(p::STEP_CLONE, format!("clone3(2) with flags {flags:#x}"));
@@ -96,14 +110,26 @@ impl Step {
             .path(0, directory)
     }
 
-    /// The root is an overlay made on `directory`; relative layers are looked up in `from`.
-    pub(crate) fn root_overlay(directory: &Path, options: &[u8], from: &Path) -> Step {
+    /// The root is an overlay made on `directory` with `attributes`; relative paths are looked up
+    /// in `from`.
+    pub(crate) fn root_overlay(
+        directory: &Path,
+        options: &[u8],
+        from: &Path,
+        attributes: u64,
+        mounter: Mounter,
+    ) -> Step {
         let label = format!(
             "mount(2) of overlay on {} with {}",
             directory.display(),
             String::from_utf8_lossy(options)
         );
-        Step::new(p::STEP_ROOT_OVERLAY, label).path(0, directory).text(1, options).path(2, from)
+        Step::new(p::STEP_ROOT_OVERLAY, label)
+            .path(0, directory)
+            .text(1, options)
+            .path(2, from)
+            .number(0, attributes)
+            .number(1, u64::from(mounter == Mounter::Root))
     }
 
     /// Binds a path of the machine.
@@ -190,9 +216,11 @@ impl Step {
             .number(2, hard)
     }
 
-    /// Locks the secure bits and empties the bounding set.
-    pub(crate) fn bound() -> Step {
+    /// Locks the secure bits and empties the bounding set of all but `kept`, a bit for each
+    /// capability.
+    pub(crate) fn bound(kept: u64) -> Step {
         Step::new(p::STEP_BOUND, "prctl(2) of securebits and the bounding set".into())
+            .number(0, kept)
     }
 
     /// Becomes the task's user.
@@ -209,9 +237,9 @@ impl Step {
         }
     }
 
-    /// Drops all capabilities and forbids new privileges.
-    pub(crate) fn drop_privileges() -> Step {
-        Step::new(p::STEP_DROP, "capset(2) and prctl(2) PR_SET_NO_NEW_PRIVS".into())
+    /// Drops all capabilities but `kept` and forbids new privileges.
+    pub(crate) fn drop_privileges(kept: u64) -> Step {
+        Step::new(p::STEP_DROP, "capset(2) and prctl(2) PR_SET_NO_NEW_PRIVS".into()).number(0, kept)
     }
 
     /// Makes a directory as the task's user.
@@ -241,6 +269,15 @@ pub(crate) enum Check {
     No,
     /// An act whose failure shows in the steps after it.
     IfAllowed,
+}
+
+/// Whose ids an overlay uses on its layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mounter {
+    /// Those that init has outside.
+    Owner,
+    /// Those of uid 0 of its user namespace.
+    Root,
 }
 
 /// What the source of a bind mount must be.

@@ -11,6 +11,7 @@ use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime as oci;
 use ric_images::Digest;
+use ric_policies::Access;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 
 use crate::host::read_copied;
@@ -61,7 +62,10 @@ pub(crate) fn tree(sandbox: &Sandbox, spec: &oci::Spec, resolver: &str) -> Tree 
     ] {
         add(&mut tree, Path::new(link), Entry::Link(target.into()));
     }
-    for (file, text) in account_files(sandbox) {
+    let files = account_files(sandbox).into_iter();
+    // A build step's accounts are the image's own, which it may add to.
+    let is_build = sandbox.root_access == Access::ReadWrite;
+    for (file, text) in files.filter(|(file, _)| !(is_build && ACCOUNTS.contains(file))) {
         add(&mut tree, Path::new(file), Entry::File(text));
     }
     add(&mut tree, Path::new("etc/resolv.conf"), Entry::File(resolver.to_owned()));
@@ -115,6 +119,9 @@ fn add(tree: &mut Tree, path: &Path, entry: Entry) {
         *old = entry;
     }
 }
+
+/// Those of [`account_files`] that say who there is.
+const ACCOUNTS: [&str; 2] = ["etc/passwd", "etc/group"];
 
 /// Generated files of `/etc`. Names come from the machine or the caller, so what would end a line
 /// or a field is left out ([`Sandbox`] has been decided, but a file is not the place to trust

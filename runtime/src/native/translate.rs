@@ -12,7 +12,7 @@ use oci_spec::runtime as oci;
 use rustix::fs::makedev;
 
 use super::devices;
-use super::steps::{Check, Expect, Step};
+use super::steps::{Check, Expect, Mounter, Step};
 use crate::{CgroupPlacement, Controller};
 
 /// Beside the spec.
@@ -24,6 +24,8 @@ pub(crate) struct Setting<'a> {
     pub(crate) top: &'a Path,
     /// The image's layers, lowest first; none: the top layer is the root.
     pub(crate) layers: &'a [PathBuf],
+    /// Where changes of the root go, if it can be changed.
+    pub(crate) changes: Option<Changes<'a>>,
     /// An empty directory, which hides others.
     pub(crate) empty: &'a Path,
     /// Where cgroups are made.
@@ -38,6 +40,17 @@ pub(crate) struct Setting<'a> {
     pub(crate) maps_by_owner: bool,
     /// The system call filter.
     pub(crate) filter: &'a [u8],
+}
+
+/// Where changes of the root go.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Changes<'a> {
+    /// A directory with the mount points `root`, `top` and `0` to the number of layers less one,
+    /// and with `changes`, which holds the overlay's `upper` and `work`.
+    pub(crate) room: &'a Path,
+    /// The first of the descriptors of the directories that shall show the machine's ids as those
+    /// of the user namespace: `changes`, the top layer, and the image's, lowest first.
+    pub(crate) mapped_from: Option<u64>,
 }
 
 /// A mount of the caller's: the descriptor, and what it must be if it has to be opened by name.
@@ -68,6 +81,11 @@ pub(crate) fn steps(spec: &oci::Spec, setting: &Setting<'_>) -> Vec<Step> {
             }
         }
     }
+    let mapped = mapped_places(setting);
+    for (descriptor, place) in &mapped {
+        steps.push(Step::tree(*descriptor, place));
+        steps.push(Step::idmap(*descriptor, place));
+    }
     let v2 = match setting.cgroup {
         Some(CgroupPlacement::V2 { parent, .. }) => Some(parent.join(setting.id)),
         Some(CgroupPlacement::V1(_)) | None => None,
@@ -75,7 +93,11 @@ pub(crate) fn steps(spec: &oci::Spec, setting: &Setting<'_>) -> Vec<Step> {
     steps.push(Step::clone(namespace_flags(spec), v2.as_deref(), setting.maps_by_owner));
     steps.extend(map_steps(spec, setting));
     steps.push(Step::private());
-    steps.push(root_step(setting));
+    steps.extend(mapped.iter().map(|(descriptor, place)| Step::cover(*descriptor, place)));
+    steps.push(match &setting.changes {
+        Some(changes) => changed_root_step(setting, changes),
+        None => root_step(setting),
+    });
     steps.extend(mounts.iter().map(|mount| mount_step(mount, setting)));
     if let Some(linux) = spec.linux() {
         let masked = linux.masked_paths().iter().flatten();
@@ -83,7 +105,8 @@ pub(crate) fn steps(spec: &oci::Spec, setting: &Setting<'_>) -> Vec<Step> {
         let readonly = linux.readonly_paths().iter().flatten();
         steps.extend(readonly.map(|path| Step::readonly(Path::new(path))));
     }
-    steps.push(Step::root_attributes(RDONLY | NOSUID | NODEV));
+    let readonly = if is_readonly(spec) { RDONLY } else { 0 };
+    steps.push(Step::root_attributes(readonly | NOSUID | NODEV));
     steps.push(Step::pivot());
     steps.extend(spec.hostname().iter().map(|name| Step::hostname(name)));
     if has_namespace(spec, oci::LinuxNamespaceType::Network) {
@@ -99,7 +122,7 @@ fn has_namespace(spec: &oci::Spec, kind: oci::LinuxNamespaceType) -> bool {
 }
 
 /// Flags of `clone3(2)`, from `linux/sched.h`.
-pub(super) mod flags {
+pub(crate) mod flags {
     pub(crate) const NEWNS: u64 = 0x0002_0000;
     pub(crate) const NEWCGROUP: u64 = 0x0200_0000;
     pub(crate) const NEWUTS: u64 = 0x0400_0000;
@@ -136,15 +159,21 @@ fn map_steps(spec: &oci::Spec, setting: &Setting<'_>) -> Vec<Step> {
     }
     let lines = |maps: &Option<Vec<oci::LinuxIdMapping>>| {
         let maps = maps.iter().flatten();
-        let line = |map: &oci::LinuxIdMapping| {
-            format!("{} {} {}\n", map.container_id(), map.host_id(), map.size())
-        };
-        maps.map(line).collect::<String>()
+        let line = |map: &oci::LinuxIdMapping| (map.container_id(), map.host_id(), map.size());
+        maps.map(line).collect::<Vec<_>>()
+    };
+    own_map_steps(&lines(linux.uid_mappings()), &lines(linux.gid_mappings()))
+}
+
+/// The maps of a user namespace that its first process writes itself.
+pub(crate) fn own_map_steps(uids: &[(u32, u32, u32)], gids: &[(u32, u32, u32)]) -> Vec<Step> {
+    let text = |lines: &[(u32, u32, u32)]| {
+        lines.iter().map(|(a, b, c)| format!("{a} {b} {c}\n")).collect::<String>()
     };
     vec![
         Step::write("/proc/self/setgroups", "deny"),
-        Step::write("/proc/self/uid_map", &lines(linux.uid_mappings())),
-        Step::write("/proc/self/gid_map", &lines(linux.gid_mappings())),
+        Step::write("/proc/self/uid_map", &text(uids)),
+        Step::write("/proc/self/gid_map", &text(gids)),
     ]
 }
 
@@ -164,7 +193,42 @@ fn root_step(setting: &Setting<'_>) -> Step {
             Err(_) => options.extend(escaped(layer)),
         }
     }
-    Step::root_overlay(setting.top, &options, from)
+    Step::root_overlay(setting.top, &options, from, RDONLY | NOSUID | NODEV, Mounter::Owner)
+}
+
+/// Descriptors of directories whose ids are mapped, and where they are attached.
+fn mapped_places(setting: &Setting<'_>) -> Vec<(u64, PathBuf)> {
+    let Some(Changes { room, mapped_from: Some(first) }) = setting.changes else {
+        return Vec::new();
+    };
+    let layers = (0..setting.layers.len()).map(|number| number.to_string());
+    let places = ["changes".to_owned(), "top".to_owned()].into_iter().chain(layers);
+    (first..).zip(places.map(|name| room.join(name))).collect()
+}
+
+/// The layers under a directory that takes the changes.
+fn changed_root_step(setting: &Setting<'_>, changes: &Changes<'_>) -> Step {
+    let mut options = b"userxattr,upperdir=changes/upper,workdir=changes/work,lowerdir=".to_vec();
+    let (layers, mounter): (Vec<Vec<u8>>, _) = match changes.mapped_from {
+        // As uid 0 inside, who can go nowhere from here but down.
+        Some(_) => {
+            let layers = (0..setting.layers.len()).rev().map(|number| number.to_string());
+            let names = std::iter::once("top".to_owned()).chain(layers);
+            (names.map(String::into_bytes).collect(), Mounter::Root)
+        }
+        None => {
+            // Short ways, so that a page of options holds some forty layers.
+            let store = changes.room.ancestors().nth(2).unwrap_or(changes.room);
+            let near = |layer: &Path| match layer.strip_prefix(store) {
+                Ok(below) => escaped(&Path::new("../..").join(below)),
+                Err(_) => escaped(layer),
+            };
+            let layers = setting.layers.iter().rev().map(|layer| near(layer));
+            (std::iter::once(near(setting.top)).chain(layers).collect(), Mounter::Owner)
+        }
+    };
+    options.extend(layers.join(&b':'));
+    Step::root_overlay(Path::new("root"), &options, changes.room, NOSUID | NODEV, mounter)
 }
 
 /// Overlayfs splits layers at `:` and options at `,`, unless a backslash stands before.
@@ -236,6 +300,20 @@ fn device_number(path: &Path) -> Option<u64> {
     Some(makedev(major, minor))
 }
 
+/// The capabilities that the process keeps, a bit for each (`linux/capability.h`).
+pub(super) fn kept_capabilities(process: &oci::Process) -> u64 {
+    let kept = process.capabilities().as_ref().and_then(|sets| sets.bounding().as_ref());
+    let bits = kept.into_iter().flatten().filter_map(|capability| {
+        let known = format!("CAP_{capability}").parse::<caps::Capability>().ok()?;
+        Some(known.bitmask())
+    });
+    bits.fold(0, |all, bit| all | bit)
+}
+
+fn is_readonly(spec: &oci::Spec) -> bool {
+    spec.root().as_ref().is_none_or(|root| root.readonly() != Some(false))
+}
+
 fn process_steps(spec: &oci::Spec, setting: &Setting<'_>) -> Vec<Step> {
     let Some(process) = spec.process() else { return Vec::new() };
     let mut steps = Vec::new();
@@ -243,11 +321,14 @@ fn process_steps(spec: &oci::Spec, setting: &Setting<'_>) -> Vec<Step> {
         let (name, resource) = resource(limit.typ());
         steps.push(Step::rlimit(name, resource, limit.soft(), limit.hard()));
     }
-    steps.push(Step::bound());
+    let kept = kept_capabilities(process);
+    steps.push(Step::bound(kept));
     let user = process.user();
     steps.push(Step::ids(user.uid(), user.gid(), setting.groups));
-    steps.push(Step::drop_privileges());
-    steps.push(Step::mkdir("/tmp/home", 0o700));
+    steps.push(Step::drop_privileges(kept));
+    if is_readonly(spec) {
+        steps.push(Step::mkdir("/tmp/home", 0o700));
+    }
     steps.push(Step::seccomp(setting.filter));
     // Last: it has had the time of all since the pivot.
     steps.push(Step::detached());

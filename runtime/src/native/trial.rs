@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::devices;
 use super::monitor::{self, Monitor};
 use super::protocol;
-use super::steps::{self, Check, Step};
+use super::steps::{self, Check, Mounter, Step};
 use super::translate::flags;
 use crate::{Caller, TrialKind};
 
@@ -105,10 +105,11 @@ fn plan(caller: &Caller, scratch: &Path, kinds: &[TrialKind]) -> Vec<Step> {
             }
             TrialKind::Overlay => {
                 let options = b"userxattr,lowerdir=upper:lower";
-                steps.push(Step::root_overlay(&scratch.join("upper"), options, scratch));
+                let upper = scratch.join("upper");
+                steps.push(Step::root_overlay(&upper, options, scratch, 1, Mounter::Owner));
             }
             TrialKind::Seccomp => {
-                steps.push(Step::drop_privileges());
+                steps.push(Step::drop_privileges(0));
                 steps.push(Step::seccomp(&ALLOW_ALL));
             }
         }

@@ -10,6 +10,8 @@
 //!
 //! **Invariant:** uid 0 inside never is uid 0 outside.
 
+use std::path::PathBuf;
+
 use ric_images::Manifest;
 use ric_policies::{Policy, RunAs};
 
@@ -28,6 +30,10 @@ const NAMELESS: &str = "user";
 
 /// Most characters of a login name (`useradd(8)`).
 const NAME_CHARS_MAX: usize = 32;
+
+/// First and count of the ids that root's build steps have outside. No distribution gives out ids
+/// between 1879048192 and 2147352575 (systemd, "Users, Groups, UIDs and GIDs on systemd Systems").
+const IDS_OF_ROOTS_BUILDS: (u32, u32) = (0x7000_0000, 65_536);
 
 /// A uid and a gid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,6 +173,45 @@ fn as_root(ids: Ids, caller: &Caller, host: &Host, asked: &str) -> Result<Identi
         name: name.to_owned(),
         user_namespace: Some(map),
     })
+}
+
+/// Uid 0 of a user namespace, or another id of it, for a build step.
+///
+/// Subordinate ids of root stand in no file of the store and show nowhere: what such a step reads
+/// and writes goes through mounts that map them. So root needs none of `subuid(5)`, and gets those
+/// that nobody else is given.
+pub(super) fn of_build(
+    user: Option<&str>,
+    caller: &Caller,
+    host: &Host,
+) -> Result<Identities, Refusal> {
+    let asked = user.unwrap_or("0:0");
+    let ids = parse_image_user(asked).map_err(|why| Refusal::User {
+        asked: format!("the user {asked:?} of a build step"),
+        why,
+        remedy: "name it by numbers, as in `USER 1000:1000`".to_owned(),
+        actor: Actor::User,
+    })?;
+    let mut host = host.clone();
+    if caller.uid == 0 {
+        host.subordinate_ids = Some(SubordinateIds {
+            newuidmap: PathBuf::new(),
+            newgidmap: PathBuf::new(),
+            uids: IDS_OF_ROOTS_BUILDS,
+            gids: IDS_OF_ROOTS_BUILDS,
+        });
+    }
+    let identities = as_root(ids, caller, &host, "a build step")?;
+    match &identities.user_namespace {
+        // Of one id alone, all files would belong to that user.
+        Some(map) if covers(&map.uids, 0) && covers(&map.gids, 0) => Ok(identities),
+        Some(_) | None => Err(Refusal::User {
+            asked: format!("{}:{}", ids.uid, ids.gid),
+            why: "without subordinate ids a build step has no user but root".to_owned(),
+            remedy: crate::doctor::SUBORDINATE_REMEDY.to_owned(),
+            actor: Actor::Host,
+        }),
+    }
 }
 
 /// Ids that are neither root's nor the caller's: for the tasks of root.

@@ -65,6 +65,13 @@ fn own_mounts(memory_basis_bytes: u64, page_bytes: u64) -> Vec<Mount> {
     all
 }
 
+/// What a build step has: no directory of its own that would hide the image's or be forgotten.
+pub(super) fn of_build(memory_basis_bytes: u64, page_bytes: u64) -> Vec<Mount> {
+    let hides = |mount: &Mount| OWN_TMPFS.iter().any(|own| mount.target == Path::new(own));
+    let all = own_mounts(memory_basis_bytes, page_bytes).into_iter();
+    all.filter(|mount| !hides(mount)).collect()
+}
+
 /// What the task asks for, each parent before what is mounted below it.
 fn asked_mounts(task: &Task, policy: &Policy, host: &Host) -> Result<Vec<Mount>, Refusal> {
     if task.mounts.len() > MOUNTS_MAX {

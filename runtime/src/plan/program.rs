@@ -23,7 +23,7 @@ const FILES_MAX: usize = 256;
 
 /// Most bytes of what comes out of a sandbox. Captured output and results are held in memory on
 /// this side, outside the task's limit; an output file goes to disk.
-const BOUNDS: Bounds = Bounds {
+pub(super) const BOUNDS: Bounds = Bounds {
     stdout_bytes_max: 16 << 20,
     stderr_bytes_max: 16 << 20,
     result_bytes_max: 256 << 20,
@@ -60,7 +60,7 @@ fn program(ask: &WorkAsk, manifest: &Manifest, host: &Host) -> Result<Program, R
 }
 
 /// The command asked for, whole; else the image's entry point and command.
-fn command(asked: &[String], manifest: &Manifest) -> Result<Vec<String>, Refusal> {
+pub(super) fn command(asked: &[String], manifest: &Manifest) -> Result<Vec<String>, Refusal> {
     let config = &manifest.config;
     let argv = match asked {
         [] => [config.entrypoint.as_slice(), config.command.as_slice()].concat(),
@@ -117,7 +117,7 @@ fn call(function: &FunctionAsk, manifest: &Manifest, host: &Host) -> Result<Call
 }
 
 /// The directory asked for, else the image's, else `/task`.
-fn workdir(task: &Task, manifest: &Manifest) -> Result<String, Refusal> {
+pub(super) fn workdir(task: &Task, manifest: &Manifest) -> Result<String, Refusal> {
     let of_image = manifest.config.workdir.as_deref().filter(|path| !path.is_empty());
     let (what, path) = match (&task.workdir, of_image) {
         (Some(asked), _) => ("working directory", asked.clone()),

@@ -45,6 +45,24 @@ pub(super) fn variables(
         refuse_odd("variable", name, value)?;
         set(&mut all, name, value);
     }
+    refuse_too_many(&all)?;
+    Ok(all)
+}
+
+/// The environment of a build step: what it asks for, and what nothing runs without.
+pub(super) fn of_build(task: &Task) -> Result<Vec<(String, String)>, Refusal> {
+    let mut all = Vec::new();
+    for (name, value) in &task.variables {
+        refuse_odd("variable", name, value)?;
+        set(&mut all, name, value);
+    }
+    set_if_missing(&mut all, "PATH", PATH);
+    set_if_missing(&mut all, "HOME", "/root");
+    refuse_too_many(&all)?;
+    Ok(all)
+}
+
+fn refuse_too_many(all: &[(String, String)]) -> Result<(), Refusal> {
     if all.len() > VARIABLES_MAX {
         return Err(Refusal::Malformed {
             what: "number of variables",
@@ -52,7 +70,7 @@ pub(super) fn variables(
             why: format!("at most {VARIABLES_MAX} can be set"),
         });
     }
-    Ok(all)
+    Ok(())
 }
 
 fn set(all: &mut Vec<(String, String)>, name: &str, value: &str) {

@@ -66,6 +66,20 @@ const PERSONALITY_ASK: Case = &[Match::equal(0, u32::MAX)];
 /// linux/personality.h; a debugger sets it so that addresses are the same in each run.
 const ADDR_NO_RANDOMIZE: Case = &[Match::equal(0, 0x0004_0000)];
 
+/// Extra rules for build steps, whose uid 0 has capabilities in a user namespace of its own.
+/// Package managers change the root to the one that they install into (apk, rpm), and shadow's
+/// tools give up where they may not even open the audit log, to which nothing of a user namespace
+/// gets anyway (`audit_netlink_ok`, kernel/audit.c).
+pub const ALLOW_BUILD: &[(&str, Rule)] = &[("chroot", Rule::Allow), ("socket", SOCKET_OF_BUILDS)];
+const NETLINK_AUDIT: u32 = 9;
+const SOCKET_OF_BUILDS: Rule = Rule::AllowWhen(&[
+    &[Match::equal(0, AF_UNIX)],
+    &[Match::equal(0, AF_INET)],
+    &[Match::equal(0, AF_INET6)],
+    &[Match::equal(0, AF_NETLINK), Match::equal(2, NETLINK_ROUTE)],
+    &[Match::equal(0, AF_NETLINK), Match::equal(2, NETLINK_AUDIT)],
+]);
+
 /// Extra rules for MPI ranks that copy from each other's memory (cross memory attach).
 pub const ALLOW_CMA: &[(&str, Rule)] =
     &[("process_vm_readv", Rule::Allow), ("process_vm_writev", Rule::Allow)];

@@ -1,5 +1,6 @@
 //! The claims, by what they are about.
 
+mod builds;
 mod calls;
 mod clean_up;
 mod examples;
@@ -22,6 +23,7 @@ pub(crate) fn all() -> Vec<Case> {
         isolation::cases(),
         hostile::cases(),
         limits::cases(),
+        builds::cases(),
         calls::cases(),
         refusals::cases(),
         root_files::cases(),

@@ -1,0 +1,169 @@
+//! A layer of what a recipe itself holds: directories, files and links.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use rustix::fs::Stat;
+use tar::EntryType;
+
+use super::merged::Merged;
+use crate::Entry;
+use crate::layer::{Head, Moment, TarWriter};
+
+/// Writes the tar of a layer with `entries` for an image of these trees, lowest first.
+///
+/// Directories on the way that are there are in it as they are: a layer without them would give
+/// them new owners and modes. Owners are numbers. Times are 0, so that the same entries make the
+/// same layer.
+///
+/// # Errors
+/// What cannot be read or written; `NotADirectory` if a file is on the way; `InvalidInput` for an
+/// owner that is a name.
+pub fn write_entries(entries: &[Entry], layers: &[PathBuf], tar: &mut dyn Write) -> io::Result<()> {
+    let merged = Merged::open(layers)?;
+    let mut writer = Writer { merged, written: Vec::new(), tar: TarWriter::new(tar) };
+    for entry in entries {
+        match entry {
+            Entry::Directory { path, owner } => {
+                let owner = owner.as_deref().map_or(Ok((0, 0)), numbers)?;
+                writer.directory(path.as_bytes(), owner)?;
+            }
+            Entry::File { path, content, mode } => {
+                let path = writer.parent(path)?;
+                let bytes = content.len() as u64;
+                let head = Head { bytes, ..head(&path, EntryType::Regular, *mode, (0, 0)) };
+                writer.tar.file(&head, content.as_bytes())?;
+            }
+            Entry::Link { path, target } => {
+                let path = writer.parent(path)?;
+                let head = head(&path, EntryType::Symlink, 0o777, (0, 0));
+                writer.tar.entry(&Head { target: target.as_bytes(), ..head })?;
+            }
+        }
+    }
+    writer.tar.finish()
+}
+
+struct Writer<'a> {
+    merged: Merged,
+    /// Directories that the tar has.
+    written: Vec<Vec<u8>>,
+    tar: TarWriter<&'a mut dyn Write>,
+}
+
+impl Writer<'_> {
+    /// Makes a directory, or repeats it: where it really is.
+    fn directory(&mut self, path: &[u8], owner: (u32, u32)) -> io::Result<Vec<u8>> {
+        let way = self.merged.way(path)?;
+        for there in &way.there {
+            if let Some(stat) = self.merged.stat(there)?.filter(|_| !self.written.contains(there)) {
+                self.tar.entry(&Head { kind: EntryType::Directory, ..like(there, &stat) })?;
+                self.written.push(there.clone());
+            }
+        }
+        let last = way.missing.last().or(way.there.last()).cloned().unwrap_or_default();
+        for missing in way.missing {
+            if !self.written.contains(&missing) {
+                self.tar.entry(&head(&missing, EntryType::Directory, 0o755, owner))?;
+                self.written.push(missing);
+            }
+        }
+        Ok(last)
+    }
+
+    /// Where `path` really is, after the way to it was made.
+    fn parent(&mut self, path: &str) -> io::Result<Vec<u8>> {
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let parent = self.directory(parent.as_bytes(), (0, 0))?;
+        let name = name.as_bytes();
+        Ok(if parent.is_empty() {
+            name.to_vec()
+        } else {
+            [&parent, b"/".as_slice(), name].concat()
+        })
+    }
+}
+
+fn head(path: &[u8], kind: EntryType, mode: u32, (uid, gid): (u32, u32)) -> Head<'_> {
+    let mtime = Moment { seconds: 0, nanoseconds: 0 };
+    Head { path, kind, target: b"", bytes: 0, mode, uid, gid, mtime, xattrs: &[] }
+}
+
+/// A directory as it is. To those who own all of their trees, all of them are root's.
+fn like<'a>(path: &'a [u8], stat: &Stat) -> Head<'a> {
+    let own = rustix::process::geteuid().as_raw();
+    let owner = if own == 0 { (stat.st_uid, stat.st_gid) } else { (0, 0) };
+    let mtime = Moment { seconds: stat.st_mtime, nanoseconds: 0 };
+    Head { mtime, ..head(path, EntryType::Directory, stat.st_mode & 0o7777, owner) }
+}
+
+fn numbers(owner: &str) -> io::Result<(u32, u32)> {
+    let (uid, gid) = owner.split_once(':').unwrap_or((owner, owner));
+    let number = |text: &str| {
+        let named = || format!("the owner {text:?} is a name, and only numbers are followed");
+        text.parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, named()))
+    };
+    Ok((number(uid)?, number(gid)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    /// Paths, modes and kinds of the tar's entries.
+    fn written(entries: &[Entry], layers: &[&Path]) -> io::Result<Vec<(String, u32, EntryType)>> {
+        let layers: Vec<PathBuf> = layers.iter().map(|layer| layer.to_path_buf()).collect();
+        let mut bytes = Vec::new();
+        write_entries(entries, &layers, &mut bytes)?;
+        let mut archive = tar::Archive::new(bytes.as_slice());
+        let read = archive.entries()?.map(|entry| {
+            let entry = entry?;
+            let path = entry.path()?.to_string_lossy().into_owned();
+            Ok((path, entry.header().mode()?, entry.header().entry_type()))
+        });
+        read.collect()
+    }
+
+    fn directory(path: &str) -> Entry {
+        Entry::Directory { path: path.to_owned(), owner: None }
+    }
+
+    #[test]
+    fn directories_on_the_way_stay_as_they_are() {
+        let (lower, upper) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::create_dir(lower.path().join("tmp")).unwrap();
+        fs::set_permissions(lower.path().join("tmp"), PermissionsExt::from_mode(0o1777)).unwrap();
+        symlink("/tmp", upper.path().join("link")).unwrap();
+        fs::write(upper.path().join("file"), "x").unwrap();
+        let layers = [lower.path(), upper.path()];
+        let made = written(&[directory("/link/a/b"), directory("/tmp")], &layers).unwrap();
+        let entry = |path: &str, mode| (path.to_owned(), mode, EntryType::Directory);
+        assert_eq!(made, [entry("tmp", 0o1777), entry("tmp/a", 0o755), entry("tmp/a/b", 0o755)]);
+        let error = written(&[directory("/file/a")], &layers).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotADirectory);
+        let up = written(&[directory("/../../x")], &layers).unwrap();
+        assert_eq!(up, [entry("x", 0o755)]);
+    }
+
+    #[test]
+    fn files_and_links_are_written_where_links_lead() {
+        let lower = tempfile::tempdir().unwrap();
+        symlink("real", lower.path().join("etc")).unwrap();
+        let entries = [
+            Entry::File { path: "/etc/a".into(), content: "text".into(), mode: 0o600 },
+            Entry::Link { path: "/etc/b".into(), target: "a".into() },
+        ];
+        let made = written(&entries, &[lower.path()]).unwrap();
+        let expected = [
+            ("real".to_owned(), 0o755, EntryType::Directory),
+            ("real/a".to_owned(), 0o600, EntryType::Regular),
+            ("real/b".to_owned(), 0o777, EntryType::Symlink),
+        ];
+        assert_eq!(made, expected);
+        let named = Entry::Directory { path: "/x".into(), owner: Some("ada".into()) };
+        assert!(written(&[named], &[lower.path()]).unwrap_err().to_string().contains("a name"));
+    }
+}

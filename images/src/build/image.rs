@@ -1,0 +1,116 @@
+//! The documents of an image that was built.
+
+use serde::Serialize;
+
+use crate::document::layer_media_type;
+use crate::{
+    Config, Digest, History, Identity, LayerDescriptor, Manifest, Store, StoreError, write_config,
+};
+
+/// An image as far as it is built.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Draft {
+    /// What it declares.
+    pub config: Config,
+    /// Its layers, lowest first.
+    pub layers: Vec<LayerDescriptor>,
+    /// How it came about, lowest first.
+    pub history: Vec<History>,
+}
+
+impl Draft {
+    /// Writes manifest and configuration into the store, and lets `reference` mean the image.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then `reference` means what it did.
+    pub fn store(&self, store: &Store, reference: &str) -> Result<Manifest, StoreError> {
+        let (manifest, config) = self.documents();
+        let digest = Digest::of(&manifest);
+        for bytes in [&config, &manifest] {
+            store.keep_document(&Digest::of(bytes), bytes)?;
+        }
+        store.tag_used(reference, &digest)?;
+        Ok(Manifest {
+            identity: Identity::Digest(digest),
+            reference: reference.to_owned(),
+            config: self.config.clone(),
+            layers: self.layers.clone(),
+        })
+    }
+
+    /// What stands for the layers of this image: equal for equal layers.
+    pub fn chain(&self) -> Digest {
+        let diff_ids = self.layers.iter().map(|layer| layer.diff_id.to_string());
+        Digest::of(diff_ids.collect::<Vec<_>>().join("\n").as_bytes())
+    }
+
+    fn documents(&self) -> (Vec<u8>, Vec<u8>) {
+        let diff_ids: Vec<Digest> = self.layers.iter().map(|layer| layer.diff_id).collect();
+        let config = write_config(&self.config, &diff_ids, &self.history);
+        let layers = self.layers.iter().map(|layer| Descriptor {
+            media_type: layer_media_type(layer.media_type),
+            digest: layer.digest,
+            size: layer.blob_bytes,
+        });
+        let manifest = serde_json::to_vec(&ManifestJson {
+            schema_version: 2,
+            media_type: "application/vnd.oci.image.manifest.v1+json",
+            config: Descriptor {
+                media_type: "application/vnd.oci.image.config.v1+json",
+                digest: Digest::of(&config),
+                size: config.len() as u64,
+            },
+            layers: layers.collect(),
+        });
+        (manifest.expect("texts, numbers and lists have a JSON form"), config)
+    }
+}
+
+/// OCI image-spec v1.1, "Image Manifest".
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ManifestJson {
+    schema_version: u8,
+    media_type: &'static str,
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Descriptor {
+    media_type: &'static str,
+    digest: Digest,
+    size: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{MediaType, read_documents};
+
+    #[test]
+    fn documents_read_back_as_the_image_that_was_built() {
+        let layer = |text: &[u8]| LayerDescriptor {
+            digest: Digest::of(text),
+            diff_id: Digest::of(&[text, b"!"].concat()),
+            blob_bytes: 7,
+            media_type: MediaType::TarGzip,
+        };
+        let draft = Draft {
+            config: Config {
+                variables: vec![("A".into(), "b c".into())],
+                command: vec!["sh".into()],
+                os: Some("linux".into()),
+                architecture: Some("amd64".into()),
+                ..Config::default()
+            },
+            layers: vec![layer(b"1"), layer(b"2")],
+            history: Vec::new(),
+        };
+        let (manifest, config) = draft.documents();
+        let read = read_documents(&manifest, &config).unwrap();
+        assert_eq!((read.config, read.layers), (draft.config.clone(), draft.layers.clone()));
+        assert_ne!(Draft { layers: vec![layer(b"1")], ..draft.clone() }.chain(), draft.chain());
+    }
+}

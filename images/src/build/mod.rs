@@ -1,0 +1,327 @@
+//! Carries a recipe out: walks its stages and steps, keeps each layer, writes the image.
+//!
+//! What needs a sandbox, a network or the user's files is asked of a [`Workshop`]. A layer is made
+//! once: what a step makes is noted under a key of all that it is made from.
+
+mod entries;
+mod image;
+mod layer;
+mod merged;
+
+use std::fmt::Debug;
+use std::io::Write;
+
+use crate::store::LeasedLayer;
+use crate::{
+    Act, Base, Digest, History, Image, Key, LayerDescriptor, Lease, Limits, Manifest, Recipe,
+    RecipeError, Reference, Run, Step, Store, StoreError,
+};
+
+pub use entries::write_entries;
+pub use image::Draft;
+pub use layer::AddError;
+
+/// Says what keys are made of; another makes all old keys void.
+const KEY_FORM: &str = "run-in-container build 1";
+
+/// What a build needs that this crate has not: sandboxes, registries, the user's files.
+pub trait Workshop {
+    /// Why it could not be done.
+    type Error: Debug + 'static;
+
+    /// Makes an image that a stage begins with exist on disk.
+    ///
+    /// # Errors
+    /// If it is not allowed, not there or cannot be fetched.
+    fn base(&mut self, reference: &Reference) -> Result<(Manifest, Image), Self::Error>;
+
+    /// Runs a command upon an image, and writes what it has changed as the tar of a layer.
+    ///
+    /// # Errors
+    /// If it cannot be run, or fails.
+    fn run(&mut self, run: &Run, below: &Below<'_>, tar: &mut dyn Write)
+    -> Result<(), Self::Error>;
+
+    /// Writes the tar of a layer that copies files, or holds what the recipe does.
+    ///
+    /// # Errors
+    /// If a file is not there or cannot be read.
+    fn files(
+        &mut self,
+        act: &Act,
+        below: &Below<'_>,
+        stages: &dyn Fn(usize) -> Option<Image>,
+        tar: &mut dyn Write,
+    ) -> Result<(), Self::Error>;
+
+    /// Hears how the build gets on.
+    fn hear(&mut self, event: &Event<'_>);
+}
+
+/// What a step stands on.
+#[derive(Debug)]
+pub struct Below<'a> {
+    /// The image so far.
+    pub draft: &'a Draft,
+    /// Its layers on disk.
+    pub image: Image,
+    /// The image that the stage began with, if it has a name.
+    pub base: Option<&'a str>,
+}
+
+/// How a build gets on.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A stage begins.
+    Stage {
+        /** Its name, if the recipe has more than one. */
+        name: Option<String>,
+        /** The image that it begins with. */
+        base: String,
+    },
+    /// A step begins.
+    Step {
+        /** Its number in the stage, from 1. */
+        number: usize,
+        /** Steps of the stage. */
+        count: usize,
+        /** The step. */
+        step: &'a Step,
+    },
+    /// The step's layer was there already.
+    Cached {
+        /** The layer. */
+        layer: &'a LayerDescriptor,
+    },
+    /// The step's layer was made.
+    Made {
+        /** The layer. */
+        layer: &'a LayerDescriptor,
+    },
+}
+
+/// Why a build failed. Layers that were made stay; no name was given to any image.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError<E: Debug + 'static> {
+    /// The recipe cannot be followed.
+    #[error("cannot follow the recipe")]
+    Recipe {
+        /// Why not.
+        source: RecipeError,
+    },
+    /// An image to begin with cannot be had.
+    #[error("{file}:{line}: cannot begin with {reference}")]
+    Base {
+        /// The recipe.
+        file: String,
+        /// Line of the stage.
+        line: usize,
+        /// The image.
+        reference: String,
+        /// Why not.
+        cause: E,
+    },
+    /// A step failed.
+    #[error("{file}:{line}: `{text}` failed")]
+    Step {
+        /// The recipe.
+        file: String,
+        /// Line of the step.
+        line: usize,
+        /// The step.
+        text: String,
+        /// What it stood on, to look around in.
+        below: Box<Draft>,
+        /// Why.
+        source: Box<AddError<E>>,
+    },
+    /// The store cannot be used.
+    #[error("cannot use the store")]
+    Store {
+        /// Why not.
+        source: StoreError,
+    },
+}
+
+/// How to build.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms<'a> {
+    /// Where layers are kept.
+    pub store: &'a Store,
+    /// How large layers may be.
+    pub limits: &'a Limits,
+    /// Whether layers that are there already are taken.
+    pub cache: bool,
+}
+
+/// A stage that was built, and what keeps it.
+struct Finished {
+    draft: Draft,
+    image: Image,
+    base: Option<String>,
+}
+
+/// Carries out all that the target of `recipe` needs: the image, which has no name yet, and what
+/// keeps its layers in the store until it has one.
+///
+/// # Errors
+/// [`BuildError`].
+pub fn build<W: Workshop>(
+    recipe: &dyn Recipe,
+    terms: Terms<'_>,
+    workshop: &mut W,
+) -> Result<(Draft, Lease), BuildError<W::Error>> {
+    let mut finished: Vec<Option<Finished>> = recipe.stages().iter().map(|_| None).collect();
+    for number in recipe.needed() {
+        let stage = Build { recipe, terms, number, finished: &finished }.stage(workshop)?;
+        finished[number] = Some(stage);
+    }
+    let target = finished.into_iter().nth(recipe.target()).flatten();
+    let Finished { draft, image, .. } = target.expect("the target is among what it needs");
+    Ok((draft, image.lease))
+}
+
+/// One stage that is being built.
+struct Build<'a> {
+    recipe: &'a dyn Recipe,
+    terms: Terms<'a>,
+    number: usize,
+    finished: &'a [Option<Finished>],
+}
+
+impl Build<'_> {
+    fn stage<W: Workshop>(&self, workshop: &mut W) -> Result<Finished, BuildError<W::Error>> {
+        let mut so_far = self.begin(workshop)?;
+        let steps = self.recipe.steps(self.number, &so_far.draft.config);
+        let steps = steps.map_err(|source| BuildError::Recipe { source })?;
+        for (number, step) in (1..).zip(&steps) {
+            workshop.hear(&Event::Step { number, count: steps.len(), step });
+            let mut is_empty = true;
+            if let Some(act) = &step.act {
+                let layer = self.layer(act, &so_far, workshop);
+                let (layer, leased) = layer.map_err(|source| BuildError::Step {
+                    file: self.recipe.file().to_owned(),
+                    line: step.line,
+                    text: step.text.clone(),
+                    below: Box::new(so_far.draft.clone()),
+                    source: Box::new(source),
+                })?;
+                so_far.draft.layers.push(layer);
+                so_far.image.layers.push(leased.tree.clone());
+                so_far.image.lease = so_far.image.lease.and(leased);
+                is_empty = false;
+            }
+            step.changes.iter().for_each(|change| change.apply(&mut so_far.draft.config));
+            so_far.draft.history.push(History { created_by: step.text.clone(), is_empty });
+        }
+        so_far.image.config = so_far.draft.config.clone();
+        Ok(so_far)
+    }
+
+    /// What the stage begins with.
+    fn begin<W: Workshop>(&self, workshop: &mut W) -> Result<Finished, BuildError<W::Error>> {
+        let stage = &self.recipe.stages()[self.number];
+        let several = self.recipe.stages().len() > 1;
+        let name = stage.name.clone().or_else(|| several.then(|| self.number.to_string()));
+        match &stage.base {
+            Base::Scratch => {
+                workshop.hear(&Event::Stage { name, base: "scratch".to_owned() });
+                Ok(nothing())
+            }
+            Base::Stage(other) => {
+                workshop.hear(&Event::Stage { name, base: format!("stage {other}") });
+                let found = self.finished.get(*other).and_then(Option::as_ref);
+                let found = found.expect("a stage stands on stages before it");
+                let (draft, image) = (found.draft.clone(), found.image.clone());
+                Ok(Finished { draft, image, base: found.base.clone() })
+            }
+            Base::Image(reference) => {
+                workshop.hear(&Event::Stage { name, base: reference.to_string() });
+                let (manifest, image) =
+                    workshop.base(reference).map_err(|cause| BuildError::Base {
+                        file: self.recipe.file().to_owned(),
+                        line: stage.line,
+                        reference: reference.to_string(),
+                        cause,
+                    })?;
+                Ok(upon(manifest, image))
+            }
+        }
+    }
+
+    /// The layer of a step, made or found.
+    fn layer<W: Workshop>(
+        &self,
+        act: &Act,
+        so_far: &Finished,
+        workshop: &mut W,
+    ) -> Result<(LayerDescriptor, LeasedLayer), AddError<W::Error>> {
+        let Terms { store, limits, cache } = self.terms;
+        let unkept = |source| AddError::Store { source };
+        let image = Image {
+            identity: crate::Identity::Digest(so_far.draft.chain()),
+            config: so_far.draft.config.clone(),
+            ..so_far.image.clone()
+        };
+        let below = Below { draft: &so_far.draft, image, base: so_far.base.as_deref() };
+        let key = key(act, &so_far.draft);
+        if let Some(key) = key.filter(|_| cache)
+            && let Some((layer, leased)) = store.lease_build(&key).map_err(unkept)?
+        {
+            workshop.hear(&Event::Cached { layer: &layer });
+            return Ok((layer, leased));
+        }
+        let stage = |number: usize| {
+            let finished = self.finished.get(number).and_then(Option::as_ref);
+            finished.map(|finished| finished.image.clone())
+        };
+        let (layer, leased) = store.lease_built(limits, |tar| match act {
+            Act::Run(run) => workshop.run(run, &below, tar),
+            Act::Copy(_) | Act::Write(_) => workshop.files(act, &below, &stage, tar),
+        })?;
+        if let Some(key) = key {
+            store.note_build(&key, &layer).map_err(unkept)?;
+        }
+        workshop.hear(&Event::Made { layer: &layer });
+        Ok((layer, leased))
+    }
+}
+
+/// A stage that begins with nothing.
+fn nothing() -> Finished {
+    let platform = crate::document::Platform::here();
+    let mut draft = Draft::default();
+    draft.config.os = Some(platform.os);
+    draft.config.architecture = Some(platform.architecture);
+    let image = Image {
+        identity: crate::Identity::Digest(draft.chain()),
+        config: draft.config.clone(),
+        layers: Vec::new(),
+        lease: Lease::default(),
+    };
+    Finished { draft, image, base: None }
+}
+
+/// A stage that begins with an image. How that came about is told by the one line that is known.
+fn upon(manifest: Manifest, image: Image) -> Finished {
+    let line = |_: &LayerDescriptor| History {
+        created_by: format!("FROM {}", manifest.reference),
+        is_empty: false,
+    };
+    let history = manifest.layers.iter().map(line).collect();
+    let base = Some(manifest.reference.clone());
+    let draft = Draft { config: manifest.config, layers: manifest.layers, history };
+    Finished { draft, image, base }
+}
+
+/// What names the layer of a step before it is made: all that it is made from. `None`: only making
+/// it tells, as for files of the user's.
+fn key(act: &Act, below: &Draft) -> Option<Digest> {
+    let Act::Run(run) = act else { return None };
+    let below = match &run.key {
+        Key::Below => below.chain().to_string(),
+        Key::Stated(text) => format!("stated {text}"),
+    };
+    let act = serde_json::to_string(act).expect("texts, numbers and lists have a JSON form");
+    Some(Digest::of(format!("{KEY_FORM}\n{below}\n{act}").as_bytes()))
+}

@@ -1,0 +1,329 @@
+//! `images build`: carries a recipe out, each command of it in a sandbox.
+
+pub(crate) mod changes;
+mod output;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use ric_images::{
+    Act, AddError, Below, BuildError, BuildRoom, Dockerfile, Draft, Event, Form, Image, Inputs,
+    Manifest, Network, Pack, Recipe, Reference, Run, RunFile, Store, Terms, Workshop,
+};
+use ric_runtime::{
+    Actor, BuildStep, Caller, Container, IdMap, Outcome, PathFacts, Plan, Signals, Status, Stream,
+    Streams, Task, UserNamespace, WorkAsk,
+};
+use serde_json::json;
+
+use self::output::{Output, Telling};
+use crate::args::BuildArgs;
+use crate::failure::Failure;
+use crate::progress::Bars;
+use crate::session::{self, Session};
+use crate::task::Descriptors;
+use crate::{Answer, blame, signals, task};
+
+/// What a network, a mount and the machine's own devices put into every root, and what of it
+/// belongs to no layer.
+const NEVER_KEPT: [&str; 7] =
+    ["dev", "proc", "sys", "run-in-container", "etc/resolv.conf", "etc/hosts", "etc/hostname"];
+
+pub(crate) fn build(args: BuildArgs) -> Result<Answer, Failure> {
+    let telling = if args.json { Telling::Json } else { Telling::Text };
+    let policy = session::load_policy(&args.policy)?;
+    let caller = task::read_caller()?;
+    let mut session = Session::open(policy, &caller, args.store.as_deref())?;
+    let reference = args.tag.clone();
+    session.admit_built(&caller, &reference)?;
+    let recipe = recipe(&args, session.architecture())?;
+    recipe.notes().iter().for_each(|note| telling.note(note));
+    session.make_store()?;
+    clear_left_rooms(&session, &caller)?;
+    let limits = session.build_limits();
+    let mut shop = Shop { session: &session, caller, telling, reference, signals: None };
+    let terms = Terms { store: session.store(), limits: &limits, cache: !args.no_cache };
+    let built = ric_images::build(&recipe, terms, &mut shop);
+    let reference = shop.reference.to_string();
+    let (draft, _lease) = built.map_err(|error| failed(error, session.store(), &reference))?;
+    let manifest = draft.store(session.store(), &reference);
+    let manifest = manifest.map_err(|error| blame::store(session.store().root(), &error))?;
+    let digest = manifest.identity.to_string();
+    if args.json {
+        let event = json!({"event": "image", "reference": reference, "digest": digest});
+        return Ok(Answer::json(&event, 0));
+    }
+    Ok(Answer::text(format!("{digest}  {reference}\n")))
+}
+
+/// What earlier builds left that were killed, and that only their user namespace may remove.
+fn clear_left_rooms(session: &Session, caller: &Caller) -> Result<(), Failure> {
+    let store = session.store();
+    let left = store.left_rooms().map_err(|error| blame::store(store.root(), &error))?;
+    if left.is_empty() {
+        return Ok(());
+    }
+    let Ok(identities) = session.build_identities(caller) else { return Ok(()) };
+    let namespace = UserNamespace::start(&identities).map_err(|error| blame::namespace(&error))?;
+    for room in left {
+        // Another build may be at the same; what stays is tried again by the next.
+        let _ = changes::remove(&room, namespace.as_ref());
+    }
+    // What is empty now, anybody may sweep.
+    store.left_rooms().map(drop).map_err(|error| blame::store(store.root(), &error))
+}
+
+/// What a failed build means to its user, and a shell where it failed.
+fn failed(error: BuildError<Failure>, store: &Store, reference: &str) -> Failure {
+    let failure = Failure::new(Actor::User, format!("cannot build {reference}"));
+    match error {
+        BuildError::Base { ref cause, .. } => within(failure.cause(error.to_string()), cause),
+        BuildError::Step { below, file, line, text, source } => {
+            let failure = failure.cause(format!("{file}:{line}: `{text}` failed"));
+            let failure = match source.as_ref() {
+                AddError::Made { cause } => within(failure, cause),
+                AddError::TooLarge { .. } | AddError::Kept { .. } | AddError::Store { .. } => {
+                    failure.because(source.as_ref())
+                }
+            };
+            let is_theirs =
+                matches!(source.as_ref(), AddError::Made { cause } if !cause.is_cancelled());
+            let name = Some(&below).filter(|below| is_theirs && !below.layers.is_empty());
+            match name.and_then(|below| keep_for_a_look(below, store, reference)) {
+                Some(name) if failure.hint.is_none() => failure.hint(format!(
+                    "look around where it failed: \
+                     run-in-container run -t --image {name} -- /bin/sh"
+                )),
+                Some(_) | None => failure,
+            }
+        }
+        BuildError::Recipe { .. } | BuildError::Store { .. } => failure.because(&error),
+    }
+}
+
+/// `outer`, for what `inner` says.
+fn within(outer: Failure, inner: &Failure) -> Failure {
+    let mut causes = outer.causes;
+    causes.push(inner.attempt.clone());
+    causes.extend(inner.causes.iter().cloned());
+    Failure { attempt: outer.attempt, causes, ..inner.clone() }
+}
+
+/// Names what the failed step stood on; `None` if the store does not take it, which is not what
+/// the user wants to read about now.
+fn keep_for_a_look(below: &Draft, store: &Store, reference: &str) -> Option<String> {
+    let name = reference.strip_prefix("docker://").unwrap_or(reference);
+    let (name, tag) = name.rsplit_once(':').unwrap_or((name, "latest"));
+    let name = format!("{name}-failed:{tag}");
+    below.store(store, &format!("docker://{name}")).ok()?;
+    Some(name)
+}
+
+/// Does what a build needs done.
+struct Shop<'a> {
+    session: &'a Session,
+    caller: Caller,
+    telling: Telling,
+    /// What the image will be called.
+    reference: Reference,
+    /// From the first step on, signals are the steps'.
+    signals: Option<(signals::Wakeup, signals::Queue)>,
+}
+
+impl Workshop for Shop<'_> {
+    type Error = Failure;
+
+    fn base(&mut self, reference: &Reference) -> Result<(Manifest, Image), Failure> {
+        let reference = task::absolute(reference.clone())?;
+        let manifest = self.session.look_up_base(&self.caller, &reference)?;
+        let image = self.session.ensure(&manifest, Form::Layers, &Bars::default())?;
+        Ok((manifest, image))
+    }
+
+    fn run(&mut self, run: &Run, below: &Below<'_>, tar: &mut dyn Write) -> Result<(), Failure> {
+        let store = self.session.store();
+        let room = store.build_room().map_err(|error| blame::store(store.root(), &error))?;
+        let (files, descriptors) = write_files(&room, &run.files).map_err(|error| {
+            Failure::new(Actor::Host, "cannot write the files of the step").because(&error)
+        })?;
+        let plan = self.plan(run, files, below)?;
+        self.note_single_id(plan.sandbox.identities.user_namespace.as_ref());
+        // Root's changes are on disk with the ids that they have inside.
+        let namespace = match self.caller.uid {
+            0 => None,
+            _ => UserNamespace::start(&plan.sandbox.identities)
+                .map_err(|error| blame::namespace(&error))?,
+        };
+        let container =
+            Container::start_build(&room, &plan.sandbox, &below.image, store, &descriptors)
+                .map_err(|error| blame::start("the build step", &error));
+        let done = container.and_then(|container| {
+            self.finish(container, &plan, &room, namespace.as_ref(), run, tar)
+        });
+        let removed = changes::remove(room.path(), namespace.as_ref());
+        done?;
+        removed.map_err(|error| {
+            Failure::new(Actor::Host, "cannot remove what the step changed").because(&error)
+        })
+    }
+
+    fn files(
+        &mut self,
+        act: &Act,
+        below: &Below<'_>,
+        _stages: &dyn Fn(usize) -> Option<Image>,
+        tar: &mut dyn Write,
+    ) -> Result<(), Failure> {
+        match act {
+            Act::Write(entries) => ric_images::write_entries(entries, &below.image.layers, tar)
+                .map_err(|error| {
+                    Failure::new(Actor::User, "cannot make the step's files").because(&error)
+                }),
+            Act::Copy(_) => Err(Failure::new(Actor::Us, "cannot copy files")
+                .cause("this version copies no files into images")),
+            Act::Run(_) => unreachable!("a command is run, and makes no files by itself"),
+        }
+    }
+
+    fn hear(&mut self, event: &Event<'_>) {
+        self.telling.event(event);
+    }
+}
+
+impl Shop<'_> {
+    fn plan(&self, run: &Run, files: ShownFiles, below: &Below<'_>) -> Result<Plan, Failure> {
+        if !run.mounts.is_empty() {
+            return Err(Failure::new(Actor::User, "cannot run the step")
+                .cause("this version has no `--mount` for build steps"));
+        }
+        let manifest = Manifest {
+            identity: below.image.identity.clone(),
+            reference: below.base.map_or_else(|| self.reference.to_string(), str::to_owned),
+            config: below.draft.config.clone(),
+            layers: below.draft.layers.clone(),
+        };
+        let command = WorkAsk::Command(run.command.clone());
+        let mut task = Task::new(self.caller.clone(), self.reference.clone(), command);
+        task.workdir = Some(run.workdir.clone().into());
+        task.variables = run.variables.iter().chain(&run.machine.0).cloned().collect();
+        task.network = match run.network {
+            Network::Granted => None,
+            Network::Loopback => Some(ric_policies::Network::Loopback),
+        };
+        let step = BuildStep { user: run.user.clone(), base: below.base.map(str::to_owned), files };
+        self.session.plan_step(&task, &step, &manifest)
+    }
+
+    /// Says once what a step without subordinate ids will not be able to do.
+    fn note_single_id(&mut self, map: Option<&IdMap>) {
+        let is_alone = map.is_some_and(|map| map.uids.iter().all(|(_, _, count)| *count == 1));
+        if is_alone && self.signals.is_none() {
+            self.telling.note(
+                "you have no subordinate ids, so steps have no user but root, and package managers \
+                 that change to another fail; `run-in-container doctor` tells how to get some",
+            );
+        }
+    }
+
+    /// Runs the step, and writes what it has changed.
+    fn finish(
+        &mut self,
+        container: Container,
+        plan: &Plan,
+        room: &BuildRoom<'_>,
+        namespace: Option<&UserNamespace>,
+        run: &Run,
+        tar: &mut dyn Write,
+    ) -> Result<(), Failure> {
+        let (outcome, said) = self.attend(container, plan)?;
+        refuse_failed(&outcome, &said)?;
+        let left_out = run.left_out.iter().map(|path| path.trim_start_matches('/').as_bytes());
+        let never = NEVER_KEPT.map(str::as_bytes);
+        let how = Pack {
+            mtime_max: run.latest_mtime_s,
+            left_out: never.into_iter().chain(left_out).map(<[u8]>::to_vec).collect(),
+        };
+        changes::pack(&room.upper(), &how, namespace, tar).map_err(|error| {
+            Failure::new(Actor::Host, "cannot read what the step changed").because(&error)
+        })
+    }
+
+    /// Runs the step to its end: how it ended, and the end of what it printed.
+    fn attend(&mut self, container: Container, plan: &Plan) -> Result<(Outcome, String), Failure> {
+        let host = |what: &str, error: &io::Error| Failure::new(Actor::Host, what).because(error);
+        if self.signals.is_none() {
+            let watched = signals::watch();
+            self.signals = Some(watched.map_err(|error| host("cannot watch for signals", &error))?);
+        }
+        let (wakeup, queue) = self.signals.as_mut().expect("it was set above");
+        let output = Output::open(self.telling)
+            .map_err(|error| host("cannot open a pipe for the step's output", &error))?;
+        let both = Stream::Inherit(output.as_fd());
+        let streams = Streams { stdin: Stream::Null, stdout: both, stderr: both, terminal: None };
+        let signals = Signals { fd: wakeup.as_fd(), next: &mut || queue.take() };
+        let outputs: [File; 0] = [];
+        let outcome = session::run(container, &plan.work, streams, signals, &Vec::new(), &outputs);
+        let said = output.end();
+        Ok((outcome?, said))
+    }
+}
+
+/// Where a step finds files, and what they are.
+type ShownFiles = Vec<(PathBuf, PathFacts)>;
+
+/// Writes the files that a step finds: what they are, and descriptors of them.
+fn write_files(room: &BuildRoom<'_>, files: &[RunFile]) -> io::Result<(ShownFiles, Descriptors)> {
+    let mut all = (Vec::new(), Vec::new());
+    for (number, file) in files.iter().enumerate() {
+        let path = room.path().join(format!("file-{number}"));
+        std::fs::write(&path, &file.content)?;
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(file.mode))?;
+        let fd = OwnedFd::from(File::open(&path)?);
+        all.0.push((file.path.clone().into(), task::read_facts(&path, &fd)?));
+        all.1.push(fd);
+    }
+    Ok(all)
+}
+
+fn refuse_failed(outcome: &Outcome, said: &str) -> Result<(), Failure> {
+    let ended = match outcome.status {
+        Status::Ok => return Ok(()),
+        Status::Failed => format!("it ended with exit code {}", outcome.exit_code),
+        Status::Refused
+        | Status::Timeout
+        | Status::OutOfMemory
+        | Status::Killed
+        | Status::Cancelled
+        | Status::Corrupt
+        | Status::Lost
+        | Status::Error => outcome.error.clone().unwrap_or_else(|| {
+            format!("it was ended ({:?}, exit code {})", outcome.status, outcome.exit_code)
+        }),
+    };
+    let failure = Failure::new(Actor::User, ended);
+    let status =
+        if outcome.status == Status::Cancelled { Status::Cancelled } else { Status::Error };
+    let failure = Failure { status, exit_code: crate::run::exit_code(outcome), ..failure };
+    Err(match said.trim() {
+        "" => failure,
+        said => failure.cause(format!("its output ended with:\n{said}")),
+    })
+}
+
+/// The build file that was named, or the usual one of the directory.
+fn recipe(args: &BuildArgs, architecture: &str) -> Result<Dockerfile, Failure> {
+    let usual = || args.context.join("Dockerfile");
+    let file = args.file.clone().unwrap_or_else(usual);
+    let failed = || Failure::new(Actor::User, format!("cannot read {}", file.display()));
+    let bytes = std::fs::read(&file).map_err(|error| failed().because(&error))?;
+    let inputs = Inputs {
+        arguments: args.build_arg.iter().map(|v| (v.name.clone(), v.value.clone())).collect(),
+        target: args.target.clone(),
+        architecture: architecture.to_owned(),
+    };
+    let name = file.to_string_lossy();
+    Dockerfile::parse(&name, &bytes, &inputs).map_err(|error| failed().because(&error))
+}

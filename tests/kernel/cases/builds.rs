@@ -1,0 +1,201 @@
+//! What is built: without another program's help, by anybody, held like a task, leaving nothing.
+
+use std::fs;
+
+use libtest_mimic::Failed;
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::case::{BOTH, Case, EVERYONE};
+use crate::images::Image;
+use crate::launch::{Ran, Stage, claim};
+use crate::leftovers::nothing_left;
+use crate::person::Person;
+
+/// All of them.
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        Case::new("builds_what_runs_by_its_name", builds_what_runs).people(EVERYONE),
+        Case::new("builds_again_what_has_changed_and_no_more", builds_again).people(BOTH),
+        Case::new("build_step_has_owners_of_its_own", has_owners).people(BOTH),
+        Case::new("build_step_is_held_like_a_task", is_held).people(EVERYONE),
+        Case::new("failed_build_shows_where_and_opens_a_shell", shows_where),
+        Case::new("killed_build_leaves_nothing_to_the_next", leaves_nothing),
+        Case::new("interrupted_build_leaves_nothing", interrupted),
+        Case::new("policy_forbids_building", policy_forbids).people(&[Person::Root]),
+        Case::new("policy_bounds_what_a_build_step_takes", policy_bounds).people(&[Person::Root]),
+    ]
+}
+
+/// A Dockerfile upon busybox, in a directory of its own.
+fn recipe(stage: &Stage, text: &str) -> Result<String, Failed> {
+    let archive = Image::busybox(json!({"Env": ["PATH=/bin"]}))?.docker_archive()?;
+    let base = stage.file("base.tar", archive)?;
+    let folder = stage.directory("context")?;
+    let text = format!("FROM docker-archive:{base}\n{text}\n");
+    fs::write(format!("{folder}/Dockerfile"), text)?;
+    Ok(folder)
+}
+
+fn build(stage: &Stage, words: &[&str], folder: &str) -> Result<Ran, Failed> {
+    let store = stage.store().to_string_lossy().into_owned();
+    let all = [&["images", "build", "-t", "tool", "--store", &store], words, &[folder]].concat();
+    stage.cli(&all).output()
+}
+
+fn run_tool(stage: &Stage, words: &[&str]) -> Result<String, Failed> {
+    let all = [&["run", "--image", "tool"], words].concat();
+    Ok(stage.cli(&all).output()?.expect_code(0)?.answer.stdout)
+}
+
+/// What no build may leave in the store.
+fn no_work_left(stage: &Stage) -> Result<(), Failed> {
+    let left: Vec<_> = fs::read_dir(stage.store().join("tmp"))?.collect::<Result<_, _>>()?;
+    let names: Vec<_> = left.iter().map(fs::DirEntry::file_name).collect();
+    let mut whole = names.iter().filter(|name| !name.to_string_lossy().ends_with(".lock"));
+    claim!(whole.next().is_none(), "the store has {names:?} in tmp");
+    nothing_left(stage)
+}
+
+fn builds_what_runs(stage: &Stage) -> Result<(), Failed> {
+    let text = "RUN echo one >/made && mkdir -p /tmp/kept\nENV WHO=ada\nWORKDIR /srv/data\n\
+                RUN <<EOF\npwd >here\necho $WHO >>here\nbusybox rm /made\nEOF\n\
+                CMD [\"sh\", \"-c\", \"cat here; ls -d /tmp/kept /made; env\"]";
+    let folder = recipe(stage, text)?;
+    let built = build(stage, &[], &folder)?.expect_code(0)?;
+    claim!(built.answer.stderr.contains("[1/5] RUN echo one"), "{}", built.answer.told());
+    claim!(built.answer.stdout.starts_with("sha256:"), "{}", built.answer.told());
+    let ran = stage.cli(&["run", "--image", "tool"]).output()?.answer;
+    claim!(ran.stdout.starts_with("/srv/data\nada\n"), "{}", ran.told());
+    claim!(ran.stdout.contains("WHO=ada"), "{}", ran.told());
+    claim!(ran.stderr.contains("/made: No such file"), "what was removed is there: {}", ran.told());
+    no_work_left(stage)
+}
+
+fn builds_again(stage: &Stage) -> Result<(), Failed> {
+    let text = "RUN echo first-step\nRUN echo second-step >&2; echo a >/a";
+    let folder = recipe(stage, text)?;
+    let first = build(stage, &[], &folder)?.expect_code(0)?.answer;
+    let again = build(stage, &[], &folder)?.expect_code(0)?.answer;
+    claim!(again.stdout == first.stdout, "{} {}", first.told(), again.told());
+    let ran = |answer: &crate::commands::Answer, step: &str| {
+        answer.stderr.lines().any(|line| line == step)
+    };
+    claim!(ran(&first, "first-step") && ran(&first, "second-step"), "{}", first.told());
+    claim!(!ran(&again, "first-step") && !ran(&again, "second-step"), "{}", again.told());
+    let folder = recipe(stage, &text.replace("echo a", "echo b"))?;
+    let changed = build(stage, &[], &folder)?.expect_code(0)?.answer;
+    claim!(!ran(&changed, "first-step") && ran(&changed, "second-step"), "{}", changed.told());
+    // The twin: without the cache all is made anew.
+    let anew = build(stage, &["--no-cache"], &folder)?.expect_code(0)?.answer;
+    claim!(ran(&anew, "first-step"), "{}", anew.told());
+    no_work_left(stage)
+}
+
+/// Files can belong to any user of the image; a layer of root's store keeps that.
+fn has_owners(stage: &Stage) -> Result<(), Failed> {
+    let text = "RUN echo x >/x && busybox chown 5:7 /x && stat -c 'owner %u:%g' /x";
+    let folder = recipe(stage, text)?;
+    let built = build(stage, &[], &folder)?.expect_code(0)?.answer;
+    claim!(built.stderr.contains("\nowner 5:7\n"), "{}", built.told());
+    if stage.person == Person::Root {
+        let shown = run_tool(stage, &["--", "stat", "-c", "%u:%g", "/x"])?;
+        claim!(shown == "5:7\n", "the layer says {shown}");
+    }
+    no_work_left(stage)
+}
+
+fn is_held(stage: &Stage) -> Result<(), Failed> {
+    let text = "RUN cat /proc/self/uid_map /proc/self/status; \
+                mount -t tmpfs none /tmp; busybox mknod /null c 1 3; \
+                echo 1 >/proc/sys/kernel/printk; busybox unshare -m true; \
+                busybox test -e /etc/shadow || echo no-shadow; busybox ls /dev";
+    let folder = recipe(stage, text)?;
+    let told = build(stage, &[], &folder)?.answer;
+    let lines: Vec<Vec<&str>> =
+        told.stderr.lines().map(|line| line.split_ascii_whitespace().collect()).collect();
+    let maps_root_to_root = lines.iter().any(|words| words[..] == ["0", "0", "4294967295"]);
+    claim!(!maps_root_to_root, "it is root of the machine: {}", told.told());
+    let says = |words: &[&str]| lines.iter().any(|line| line[..] == *words);
+    claim!(says(&["NoNewPrivs:", "1"]), "{}", told.told());
+    claim!(says(&["Seccomp:", "2"]), "{}", told.told());
+    claim!(says(&["CapEff:", "00000000800400fb"]), "{}", told.told());
+    claim!(says(&["CapBnd:", "00000000800400fb"]), "{}", told.told());
+    for denied in ["mount: ", "mknod: ", "unshare: ", "printk: "] {
+        let refused = lines.iter().any(|line| line.join(" ").contains(denied));
+        claim!(refused, "`{denied}` was not refused: {}", told.told());
+    }
+    claim!(told.stderr.contains("no-shadow"), "{}", told.told());
+    no_work_left(stage)
+}
+
+fn shows_where(stage: &Stage) -> Result<(), Failed> {
+    let folder = recipe(stage, "RUN echo left >/left\nRUN echo why >&2; exit 3")?;
+    let failed = build(stage, &[], &folder)?.expect_code(3)?.answer;
+    for part in ["Dockerfile:3:", "it ended with exit code 3", "  why\n", "localhost/tool-failed"] {
+        claim!(failed.stderr.contains(part), "`{part}` is missing: {}", failed.told());
+    }
+    let words = ["run", "--image", "localhost/tool-failed:latest", "--", "/bin/sh", "-c"];
+    let shell = stage.cli(&[&words[..], &["cat /left"]].concat()).output()?.expect_code(0)?;
+    claim!(shell.answer.stdout == "left\n", "{}", shell.answer.told());
+    no_work_left(stage)
+}
+
+/// Changes of other owners, in directories that nobody may enter.
+const CLOSED: &str = "RUN mkdir -p /d/e/f && echo x >/d/e/f/g && busybox chown -R 5:7 /d && \
+                      busybox chmod 0 /d/e && echo ready >&2 && sleep 600";
+
+fn leaves_nothing(stage: &Stage) -> Result<(), Failed> {
+    let folder = recipe(stage, CLOSED)?;
+    start_and_signal(stage, &folder, Signal::KILL)?;
+    nothing_left(stage)?;
+    let folder = recipe(stage, "RUN true")?;
+    build(stage, &[], &folder)?.expect_code(0)?;
+    no_work_left(stage)
+}
+
+fn interrupted(stage: &Stage) -> Result<(), Failed> {
+    let folder = recipe(stage, CLOSED)?;
+    start_and_signal(stage, &folder, Signal::INT)?;
+    no_work_left(stage)
+}
+
+fn start_and_signal(stage: &Stage, folder: &str, signal: Signal) -> Result<(), Failed> {
+    let store = stage.store().to_string_lossy().into_owned();
+    let words = ["images", "build", "-t", "tool", "--json", "--store", &store, folder];
+    let mut running = stage.cli(&words).start()?;
+    running.wait_for_output("\"text\":\"ready\\n\"")?;
+    running.signal(signal);
+    let answer = running.wait()?;
+    claim!(answer.code != Some(0), "{}", answer.told());
+    Ok(())
+}
+
+fn policy_forbids(stage: &Stage) -> Result<(), Failed> {
+    let folder = recipe(stage, "RUN true")?;
+    let policy = stage.file("policy.yaml", "version: 1\nbuild: {allow: false}\n")?;
+    let refused = build(stage, &["--policy", &policy], &folder)?.expect_code(122)?.answer;
+    claim!(refused.stderr.contains("does not allow building images"), "{}", refused.told());
+    let policy = stage.file("bases.yaml", "version: 1\nbuild: {bases: ['docker://r/*']}\n")?;
+    let refused = build(stage, &["--policy", &policy], &folder)?.expect_code(122)?.answer;
+    claim!(refused.stderr.contains("it allows `docker://r/*`"), "{}", refused.told());
+    // The twin.
+    build(stage, &[], &folder)?.expect_code(0)?;
+    no_work_left(stage)
+}
+
+fn policy_bounds(stage: &Stage) -> Result<(), Failed> {
+    let folder = recipe(stage, "RUN busybox dd if=/dev/zero of=/large bs=65536 count=64")?;
+    let policy = stage.file("policy.yaml", "version: 1\nbuild: {layer: {most: 1MiB}}\n")?;
+    let failed = build(stage, &["--policy", &policy], &folder)?.expect_code(125)?.answer;
+    claim!(failed.stderr.contains("more than 1048576 bytes"), "{}", failed.told());
+    no_work_left(stage)?;
+    let slow = recipe(stage, "RUN sleep 600")?;
+    let policy = stage.file("time.yaml", "version: 1\nbuild: {time: {most: 1s}}\n")?;
+    let failed = build(stage, &["--policy", &policy], &slow)?.expect_code(124)?.answer;
+    claim!(failed.stderr.contains("RUN sleep 600"), "{}", failed.told());
+    // The twin.
+    let folder = recipe(stage, "RUN busybox dd if=/dev/zero of=/large bs=65536 count=64")?;
+    build(stage, &[], &folder)?.expect_code(0)?;
+    no_work_left(stage)
+}
