@@ -6,7 +6,9 @@
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
-use ric_images::{Access, CredentialFiles, Limits, Reference, Silent, Store, Timeouts};
+use ric_images::{
+    Access, CredentialFiles, Limits, LocalDocker, Reference, Silent, Store, Timeouts,
+};
 use ric_policies::{Authority, Policy, SITE_FILE};
 use ric_runtime::{
     Caller, Container, HostCache, Stream, Streams, Task, WorkAsk, admit, plan, probe_host, trial,
@@ -30,6 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         store: Some(&store),
         plain_hosts: &[],
         credentials: &CredentialFiles::default(),
+        docker: &LocalDocker::default(),
         host_fingerprint: &host.host_fingerprint,
         limits: &limits,
         timeouts: Timeouts::default(),

@@ -1,11 +1,11 @@
-//! Where this user's images are kept, and credentials for registries. The only part of the program
-//! that reads the environment.
+//! Where this user's images are kept, credentials for registries, and a local Docker. The only
+//! part of the program that reads the environment.
 
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ric_images::{CredentialFiles, default_root, is_local_filesystem};
+use ric_images::{CredentialFiles, LocalDocker, default_root, is_local_filesystem};
 use rustix::fs::Access;
 
 /// The directory of images: the one that is named, made absolute, else this user's.
@@ -49,6 +49,29 @@ fn usual_credentials(uid: u32, variable: impl Fn(&str) -> Option<OsString>) -> V
     files.extend(config.map(|config| config.join("containers/auth.json")));
     files.extend(docker.map(|docker| docker.join("config.json")));
     files
+}
+
+/// Where a Docker or Podman of this machine listens. Nothing is asked.
+#[expect(clippy::disallowed_methods, reason = "libraries get what the environment says from here")]
+pub(crate) fn docker() -> LocalDocker {
+    let uid = rustix::process::geteuid().as_raw();
+    usual_docker(uid, |name| std::env::var_os(name))
+}
+
+/// The socket of `DOCKER_HOST` alone, else Docker's, else that of this user's Podman
+/// (podman-system-service(1)). Whole images do not go to `/tmp`, which is often in memory.
+fn usual_docker(uid: u32, variable: impl Fn(&str) -> Option<OsString>) -> LocalDocker {
+    let variable = |name: &str| variable(name).filter(|text| !text.is_empty());
+    let host = variable("DOCKER_HOST").map(|host| host.to_string_lossy().into_owned());
+    let runtime = variable("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let runtime = match (runtime, uid) {
+        (_, 0) => PathBuf::from("/run"),
+        (Some(runtime), _) => runtime,
+        (None, uid) => PathBuf::from(format!("/run/user/{uid}")),
+    };
+    let sockets = vec!["/var/run/docker.sock".into(), runtime.join("podman/podman.sock")];
+    let folder = variable("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+    LocalDocker::new(host, sockets, folder)
 }
 
 /// Whether a store has been made in `root`: an OCI layout has this file (image-spec v1.1,
@@ -106,6 +129,24 @@ mod tests {
         assert_eq!(files(&all), paths(&of_all));
         assert_eq!(files(&[("HOME", "/h"), ("REGISTRY_AUTH_FILE", "/f")]), paths(&["/f"]));
         assert_eq!(files(&[]), paths(&["/run/containers/7/auth.json"]));
+    }
+
+    #[test]
+    fn docker_is_where_docker_host_says_or_where_it_usually_is() {
+        let docker = |uid, variables: &[(&str, &str)]| {
+            let found = |name: &str| variables.iter().find(|(key, _)| *key == name);
+            usual_docker(uid, |name| found(name).map(|(_, value)| value.into()))
+        };
+        let podman = |docker: &LocalDocker| docker.sockets[1].to_string_lossy().into_owned();
+        let named = docker(7, &[("DOCKER_HOST", "unix:///d.sock"), ("TMPDIR", "/t")]);
+        assert_eq!(named.host.as_deref(), Some("unix:///d.sock"));
+        assert_eq!(named.folder, PathBuf::from("/t"));
+        assert_eq!(podman(&named), "/run/user/7/podman/podman.sock");
+        let usual = docker(7, &[("XDG_RUNTIME_DIR", "/r"), ("DOCKER_HOST", "")]);
+        assert_eq!((usual.host.as_deref(), usual.folder), (None, PathBuf::from("/var/tmp")));
+        assert_eq!(usual.sockets[0], PathBuf::from("/var/run/docker.sock"));
+        assert_eq!(usual.sockets[1], PathBuf::from("/r/podman/podman.sock"));
+        assert_eq!(podman(&docker(0, &[])), "/run/podman/podman.sock");
     }
 
     /// `/proc` cannot be written by anybody, root included.

@@ -6,8 +6,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use ric_images::{
-    Access, CredentialFiles, Form, Image, Limits, Manifest, Progress, Reference, Silent, Store,
-    Timeouts,
+    Access, CredentialFiles, Form, Image, Limits, LocalDocker, Manifest, Progress, Reference,
+    Silent, Store, Timeouts,
 };
 use ric_policies::{Authority, Loaded, Policy, SITE_FILE};
 use ric_runtime::{
@@ -29,6 +29,7 @@ pub(crate) struct Session {
     /// `None` until something must be kept: a task that is refused leaves no store behind.
     store: Option<Store>,
     credentials: CredentialFiles,
+    docker: LocalDocker,
     limits: Limits,
 }
 
@@ -52,7 +53,8 @@ impl Session {
         let mut host = read_host(caller, &policy)?;
         host.own_paths.push(store_root.clone());
         let credentials = places::credentials();
-        Ok(Self { policy, host, store_root, store, credentials, limits: Limits::default() })
+        let (docker, limits) = (places::docker(), Limits::default());
+        Ok(Self { policy, host, store_root, store, credentials, docker, limits })
     }
 
     /// Makes the store that running needs. `true`: it was not there, so that what was resolved is
@@ -202,6 +204,7 @@ impl Session {
             store: self.store.as_ref(),
             plain_hosts,
             credentials: &self.credentials,
+            docker: &self.docker,
             host_fingerprint: &self.host.host_fingerprint,
             limits: &self.limits,
             timeouts: Timeouts::default(),

@@ -247,7 +247,10 @@ pub(crate) fn absolute(image: Reference) -> Result<Reference, Failure> {
         Reference::OciLayout { path, tag } => {
             Reference::OciLayout { path: absolute_path(path)?, tag }
         }
-        Reference::Host | Reference::Registry(_) | Reference::ShortName { .. } => image,
+        Reference::Host
+        | Reference::DockerDaemon(_)
+        | Reference::Registry(_)
+        | Reference::ShortName { .. } => image,
     })
 }
 

@@ -5,7 +5,9 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use ric_images::{Access, CredentialFiles, Image, Limits, Reference, Silent, Store, Timeouts};
+use ric_images::{
+    Access, CredentialFiles, Image, Limits, LocalDocker, Reference, Silent, Store, Timeouts,
+};
 use ric_policies::Policy;
 use ric_runtime::{
     Caller, Container, Host, Plan, Status, Stream, Streams, Task, WorkAsk, admit, probe_host, trial,
@@ -52,6 +54,7 @@ impl Ready {
             store: Some(&store),
             plain_hosts: &[],
             credentials: &CredentialFiles::default(),
+            docker: &LocalDocker::default(),
             host_fingerprint: &host.host_fingerprint,
             limits: &limits,
             timeouts: Timeouts::default(),

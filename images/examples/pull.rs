@@ -7,7 +7,9 @@ use std::error::Error;
 use std::io::Write;
 use std::path::Path;
 
-use ric_images::{Access, CredentialFiles, Form, Limits, Silent, Store, Timeouts, ensure, resolve};
+use ric_images::{
+    Access, CredentialFiles, Form, Limits, LocalDocker, Silent, Store, Timeouts, ensure, resolve,
+};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -20,6 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         store: Some(&store),
         plain_hosts: &plain_hosts,
         credentials: &CredentialFiles::default(),
+        docker: &LocalDocker::default(),
         host_fingerprint: "",
         limits: &Limits::default(),
         timeouts: Timeouts::default(),

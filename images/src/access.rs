@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::source::Network;
-use crate::{CredentialFiles, Digest, Limits, Store, Timeouts};
+use crate::{CredentialFiles, Digest, Limits, LocalDocker, Store, Timeouts};
 
 /// What the caller grants: this crate knows no policy, reads no environment and opens no store by
 /// itself.
@@ -16,6 +16,8 @@ pub struct Access<'a> {
     pub plain_hosts: &'a [String],
     /// What a registry that asks who is there is shown. They are looked at no earlier.
     pub credentials: &'a CredentialFiles,
+    /// The Docker or Podman of `docker-daemon:`.
+    pub docker: &'a LocalDocker,
     /// What `host:` is on this machine; becomes its [`Identity`](crate::Identity).
     pub host_fingerprint: &'a str,
     /// How much a layer may unpack to.
@@ -42,6 +44,9 @@ impl<'a> Access<'a> {
             plain_hosts: self.plain_hosts,
             credentials: self.credentials,
             timeouts: self.timeouts,
+            docker: self.docker,
+            work_folder: self.store.map(Store::root),
+            archive_bytes_max: self.limits.unpacked_bytes_max,
         }
     }
 }

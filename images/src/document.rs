@@ -26,6 +26,9 @@ const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 
+/// The media type of a layer that is an uncompressed tar.
+pub(crate) const PLAIN_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+
 /// The media type of a layer that is a squashfs. A name of our own, as there is no common one.
 pub(crate) const SQUASHFS_LAYER: &str = "application/vnd.run-in-container.layer.v1.squashfs";
 

@@ -40,7 +40,7 @@ pub use recipe::{
 };
 pub use reference::{Part, Reference, ReferenceError, RegistryName};
 pub use resolve::{ResolveError, resolve};
-pub use source::{HttpError, RegistryError, SourceError, Timeouts};
+pub use source::{DockerError, HttpError, LocalDocker, RegistryError, SourceError, Timeouts};
 pub use store::{
     BuildRoom, Collect, Collected, Damage, Lease, Store, StoreError, StoredError, StoredImage,
     Unsafe, Untagged, default_root, is_local_filesystem,

@@ -46,7 +46,8 @@ pub(crate) fn parse_name(text: &str) -> Result<NameParts, Wrong<'_>> {
     Ok(NameParts { name: parse_repository(name)?, tag, digest })
 }
 
-fn parse_digest(text: &str) -> Result<String, Wrong<'_>> {
+/// Reads a digest.
+pub(crate) fn parse_digest(text: &str) -> Result<String, Wrong<'_>> {
     match text.parse::<Digest>() {
         Ok(digest) => Ok(digest.to_string()),
         Err(_) => Err(Wrong(Part::Digest, text, "`sha256:` and 64 lower-case hex digits")),

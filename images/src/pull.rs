@@ -153,7 +153,8 @@ fn directory_layers(manifest: &Manifest, fingerprint: &str) -> Result<Vec<PathBu
             }
             Ok(vec![path])
         }
-        Reference::DockerArchive(_)
+        Reference::DockerDaemon(_)
+        | Reference::DockerArchive(_)
         | Reference::OciArchive(_)
         | Reference::OciLayout { .. }
         | Reference::Squashfs(_)

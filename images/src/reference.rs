@@ -19,7 +19,7 @@ use crate::shown::shown;
 const REFERENCE_BYTES_MAX: usize = 5000;
 
 /// Words of the grammar that this version knows only well enough to refuse.
-const NOT_SUPPORTED: [&str; 3] = ["docker-daemon", "oras", "shifter"];
+const NOT_SUPPORTED: [&str; 2] = ["oras", "shifter"];
 
 /// Where an image is to be had. Text form and value are the same thing: `parse(print(r)) == r`
 /// for every value whose parts are valid (paths in UTF-8, without control characters).
@@ -29,6 +29,12 @@ pub enum Reference {
     Host,
     /// `dir:PATH`: a bare root filesystem.
     Dir(PathBuf),
+    /// `docker-daemon:NAME[:TAG]` or `docker-daemon:sha256:…`: an image of a local Docker or
+    /// Podman, by the name that Docker shows or by its ID.
+    ///
+    /// One text for each name: without `docker.io/` and `library/`, with a tag. An image named
+    /// `sha256` can only be had by its ID.
+    DockerDaemon(String),
     /// `docker-archive:PATH`: a `docker save` file.
     DockerArchive(PathBuf),
     /// `oci:PATH[:TAG]`: an OCI layout directory.
@@ -162,8 +168,8 @@ impl ReferenceError {
                     Some("write docker:// and the registry's host without http")
                 }
                 Part::Transport => Some(
-                    "transports are host:, dir:, docker-archive:, oci:, oci-archive:, sif:, \
-                     squashfs: and docker://",
+                    "transports are host:, dir:, docker-archive:, docker-daemon:, oci:, \
+                     oci-archive:, sif:, squashfs: and docker://",
                 ),
                 Part::Repository => Some("Docker Hub's images are docker://docker.io/NAME"),
                 Part::Path | Part::Host | Part::Port | Part::Tag | Part::Digest | Part::Text => {
@@ -215,6 +221,7 @@ fn parse(text: &str) -> Result<Reference, Wrong<'_>> {
         Some(("host", "")) => Ok(Reference::Host),
         Some(("host", rest)) => Err(Wrong(Part::Text, rest, "nothing after `host:`")),
         Some(("dir", path)) => Ok(Reference::Dir(parse_path(path)?)),
+        Some(("docker-daemon", name)) => parse_daemon(name),
         Some(("docker-archive", path)) => Ok(Reference::DockerArchive(parse_path(path)?)),
         Some(("oci-archive", path)) => Ok(Reference::OciArchive(parse_path(path)?)),
         Some(("squashfs", path)) => Ok(Reference::Squashfs(parse_path(path)?)),
@@ -242,6 +249,28 @@ fn parse_layout(rest: &str) -> Result<Reference, Wrong<'_>> {
     };
     let tag = tag.map(name::parse_tag).transpose()?;
     Ok(Reference::OciLayout { path: parse_path(path)?, tag })
+}
+
+/// A name as `docker images` shows it: Docker Hub is not named, a tag always is.
+fn parse_daemon(text: &str) -> Result<Reference, Wrong<'_>> {
+    if text.starts_with("sha256:") {
+        return name::parse_digest(text).map(Reference::DockerDaemon);
+    }
+    let (host, rest) = match text.split_once('/') {
+        Some((host, rest)) if is_host_of_bare(host) => (name::parse_host(host)?, rest),
+        Some(_) | None => (name::DOCKER_HUB.to_owned(), text),
+    };
+    let NameParts { name, tag, digest } = name::parse_name(rest)?;
+    if digest.is_some() {
+        return Err(Wrong(Part::Digest, rest, "a tag, or `docker-daemon:sha256:…` alone"));
+    }
+    let tag = tag.as_deref().unwrap_or("latest");
+    Ok(Reference::DockerDaemon(if host == name::DOCKER_HUB {
+        let official = name.strip_prefix("library/").filter(|name| !name.contains('/'));
+        format!("{}:{tag}", official.unwrap_or(&name))
+    } else {
+        format!("{host}/{name}:{tag}")
+    }))
 }
 
 fn parse_registry(rest: &str) -> Result<Reference, Wrong<'_>> {
@@ -280,6 +309,7 @@ impl fmt::Display for Reference {
         match self {
             Reference::Host => f.write_str("host:"),
             Reference::Dir(path) => write!(f, "dir:{}", path.display()),
+            Reference::DockerDaemon(name) => write!(f, "docker-daemon:{name}"),
             Reference::DockerArchive(path) => write!(f, "docker-archive:{}", path.display()),
             Reference::OciArchive(path) => write!(f, "oci-archive:{}", path.display()),
             Reference::Squashfs(path) => write!(f, "squashfs:{}", path.display()),
@@ -339,6 +369,12 @@ mod tests {
         ("dir:root", "dir:root"),
         ("dir:/a:b c", "dir:/a:b c"),
         ("docker-archive:x.tar", "docker-archive:x.tar"),
+        ("docker-daemon:python", "docker-daemon:python:latest"),
+        ("docker-daemon:docker.io/library/python:3", "docker-daemon:python:3"),
+        ("docker-daemon:library/python:3", "docker-daemon:python:3"),
+        ("docker-daemon:library/a/b:3", "docker-daemon:library/a/b:3"),
+        ("docker-daemon:index.docker.io/me/tools:3", "docker-daemon:me/tools:3"),
+        ("docker-daemon:localhost:5000/a", "docker-daemon:localhost:5000/a:latest"),
         ("oci-archive:/x.tar", "oci-archive:/x.tar"),
         ("squashfs:/a.squashfs", "squashfs:/a.squashfs"),
         ("sif:a.sif", "sif:a.sif"),
@@ -365,6 +401,12 @@ mod tests {
     /// What is typed, which part is wrong, and its text.
     const WRONG: &[(&str, Part, &str)] = &[
         ("host:x", Part::Text, "x"),
+        ("docker-daemon:", Part::Repository, ""),
+        ("docker-daemon:Python", Part::Repository, "Python"),
+        ("docker-daemon:a/../b", Part::Repository, "a/../b"),
+        ("docker-daemon:python:", Part::Tag, ""),
+        ("docker-daemon:sha256:12", Part::Digest, "sha256:12"),
+        ("docker-daemon:https://r/a", Part::Port, ""),
         ("dir:", Part::Path, ""),
         ("sif:", Part::Path, ""),
         ("squashfs:", Part::Path, ""),
@@ -416,6 +458,8 @@ mod tests {
 
     #[test]
     fn keeps_tag_and_digest() {
+        let typed = format!("docker-daemon:{DIGEST}");
+        assert_eq!(typed.parse::<Reference>().unwrap().to_string(), typed);
         let typed = format!("docker://r.example/a:1@{DIGEST}");
         assert_eq!(typed.parse::<Reference>().unwrap().to_string(), typed);
         let typed = format!("docker://r.example/a@{DIGEST}");
@@ -440,11 +484,9 @@ mod tests {
 
     #[test]
     fn refuses_transports_of_later_versions_by_name() {
-        for (typed, name) in [
-            ("docker-daemon:python:3", "docker-daemon:"),
-            ("oras://r.example/a:1", "oras://"),
-            ("shifter:docker:python:3", "shifter:"),
-        ] {
+        for (typed, name) in
+            [("oras://r.example/a:1", "oras://"), ("shifter:docker:python:3", "shifter:")]
+        {
             let error = typed.parse::<Reference>().unwrap_err();
             assert_eq!(error, ReferenceError::NotSupported { transport: name.to_owned() });
             assert!(error.hint().is_some());
@@ -469,6 +511,9 @@ mod tests {
             Just(Reference::Host),
             path().prop_map(Reference::Dir),
             path().prop_map(Reference::DockerArchive),
+            (name(), tag()).prop_filter_map("is no name of Docker's", |(name, tag)| {
+                format!("docker-daemon:{name}:{tag}").parse().ok()
+            }),
             path().prop_map(Reference::OciArchive),
             path().prop_map(Reference::Squashfs),
             path().prop_map(Reference::Sif),
@@ -495,7 +540,9 @@ mod tests {
         }
 
         #[test]
-        fn what_parses_is_stable(text in "(dir:|oci:|sif:|docker://|docker-archive:|)\\PC{0,40}") {
+        fn what_parses_is_stable(
+            text in "(dir:|oci:|sif:|docker://|docker-archive:|docker-daemon:|)\\PC{0,40}"
+        ) {
             if let Ok(reference) = text.parse::<Reference>() {
                 prop_assert_eq!(reference.to_string().parse(), Ok(reference));
             }

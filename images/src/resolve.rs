@@ -9,9 +9,11 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::document::{DOCUMENT_BYTES_MAX, Descriptor, Document, ManifestError, Platform};
+use crate::document::{
+    DOCUMENT_BYTES_MAX, Descriptor, Document, ManifestError, PLAIN_LAYER, Platform,
+};
 use crate::image_config::{ImageConfig, assemble};
-use crate::source::{self, Source, Top};
+use crate::source::{self, Asked, Source, Top};
 use crate::store::{Store, StoreError};
 use crate::{
     Access, Config, Digest, Identity, LayerDescriptor, Manifest, Reference, RegistryName,
@@ -112,6 +114,7 @@ pub fn resolve(reference: &Reference, access: &Access<'_>) -> Result<Manifest, R
         | Reference::OciLayout { .. }
         | Reference::Squashfs(_)
         | Reference::Sif(_) => resolve_image(reference, access),
+        Reference::DockerDaemon(name) => resolve_in_docker(reference, name, access),
         Reference::Registry(name) => match (pinned(name), access.store) {
             (Some(digest), Some(store)) => match read_image(reference, &Kept { store, digest }) {
                 Err(ResolveError::Source { .. }) => resolve_image(reference, access),
@@ -170,6 +173,40 @@ fn resolve_image(reference: &Reference, access: &Access<'_>) -> Result<Manifest,
         Some(store) => keep(reference, image, store),
         None => Ok(image.manifest),
     }
+}
+
+/// Asks the daemon what it has under `name`; what the store knows is not written out anew.
+fn resolve_in_docker(
+    reference: &Reference,
+    name: &str,
+    access: &Access<'_>,
+) -> Result<Manifest, ResolveError> {
+    let error =
+        |error| ResolveError::Source { reference: reference.to_string(), source: Box::new(error) };
+    let asked = Asked::ask(name, access.network()).map_err(error)?;
+    let Some(store) = access.store else {
+        let written = asked.write().map_err(error)?;
+        return Ok(read_image(reference, &written)?.manifest);
+    };
+    if let Some(digest) = kept_as_written(store, &asked.id)
+        && let Ok(kept) = read_image(reference, &Kept { store, digest })
+    {
+        return keep(reference, kept, store);
+    }
+    let written = asked.write().map_err(error)?;
+    keep(reference, read_image(reference, &written)?, store)
+}
+
+/// The manifest that was made of a `docker save` file with the configuration `id`. One of a
+/// registry with the same configuration has other blobs, and another digest.
+fn kept_as_written(store: &Store, id: &Digest) -> Option<Digest> {
+    let tags = store.tags().ok()?;
+    tags.into_iter().map(|(_, digest)| digest).find(|digest| {
+        let bytes = store.read_blob(digest, DOCUMENT_BYTES_MAX).ok().flatten();
+        let document = bytes.and_then(|bytes| Document::parse(&bytes, None).ok());
+        matches!(document, Some(Document::Image { config, layers })
+            if config.digest == *id && layers.iter().all(|layer| layer.media_type == PLAIN_LAYER))
+    })
 }
 
 fn keep(reference: &Reference, image: ReadImage, store: &Store) -> Result<Manifest, ResolveError> {

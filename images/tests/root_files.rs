@@ -19,8 +19,8 @@ mod tests {
     use proptest::test_runner::{RngAlgorithm, TestRng};
     use ric_images::{
         Access, CredentialFiles, Digest, Form, Identity, Image, LayerDescriptor, LayerError,
-        Limits, Manifest, MediaType, PullError, Reference, ResolveError, Silent, Store, Timeouts,
-        ensure, resolve, unpack_layer,
+        Limits, LocalDocker, Manifest, MediaType, PullError, Reference, ResolveError, Silent,
+        Store, Timeouts, ensure, resolve, unpack_layer,
     };
 
     use super::layer_twice::{is_root, listing, scratch};
@@ -62,6 +62,7 @@ mod tests {
             then(&Access {
                 store: Some(&self.store),
                 plain_hosts: &[],
+                docker: &LocalDocker::default(),
                 host_fingerprint: "host:1",
                 limits,
                 timeouts: Timeouts::default(),

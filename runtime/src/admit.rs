@@ -99,6 +99,7 @@ fn canonical(image: &Reference) -> Result<String, Refusal> {
         | Reference::Squashfs(_)
         | Reference::Sif(_)
         | Reference::Host
+        | Reference::DockerDaemon(_)
         | Reference::Registry(_)
         | Reference::ShortName { .. } => Ok(text),
     }

@@ -17,9 +17,9 @@ pub(crate) struct SandboxArgs {
     /// Image to run in
     ///
     /// `host:` is this machine's own /usr, read-only. Others: `docker://HOST/NAME[:TAG][@DIGEST]`,
-    /// `docker-archive:PATH`, `oci:PATH[:TAG]`, `oci-archive:PATH`, `sif:PATH`, `squashfs:PATH`,
-    /// `dir:PATH`. A bare `NAME[:TAG]` works where the site's policy says which registries it may
-    /// mean.
+    /// `docker-daemon:NAME[:TAG]`, `docker-archive:PATH`, `oci:PATH[:TAG]`, `oci-archive:PATH`,
+    /// `sif:PATH`, `squashfs:PATH`, `dir:PATH`. A bare `NAME[:TAG]` works where the
+    /// site's policy says which registries it may mean.
     #[arg(long, value_name = "REF", default_value = "host:", value_parser = values::parse_image)]
     pub image: Reference,
 

@@ -42,6 +42,8 @@ pub(crate) enum Need {
     Busybox,
     /// `mksquashfs`, for images that are one file.
     Mksquashfs,
+    /// A private Docker engine starts.
+    Dockerd,
     /// bubblewrap starts a sandbox.
     Bwrap,
     /// runc starts a container.
@@ -66,6 +68,7 @@ pub(crate) const ALL: &[Need] = &[
     Need::Python3,
     Need::Busybox,
     Need::Mksquashfs,
+    Need::Dockerd,
     Need::Bwrap,
     Need::Runc,
     Need::Apptainer,
@@ -88,6 +91,7 @@ impl Need {
             Need::Python3 => "python3",
             Need::Busybox => "busybox",
             Need::Mksquashfs => "mksquashfs",
+            Need::Dockerd => "dockerd",
             Need::Bwrap => "bwrap",
             Need::Runc => "runc",
             Need::Apptainer => "apptainer",
@@ -147,6 +151,9 @@ fn try_need(world: &World, need: Need) -> Result<(), String> {
             ])
         }
         Need::Mksquashfs => anyone(&["mksquashfs", "-version"]),
+        // It would start for half a minute there, and does nothing else than here.
+        Need::Dockerd if world.in_guest => Err("this is the guest".to_owned()),
+        Need::Dockerd => world.docker().map(|_| ()).map_err(|failed| reason(&failed)),
         Need::Bwrap => ordinary(&["bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"]),
         Need::Runc => crate::judge::works(world).map_err(|failed| reason(&failed)),
         Need::Apptainer if world.in_guest => Err("FUSE wants more than the guest has".to_owned()),

@@ -10,6 +10,7 @@ use libtest_mimic::Failed;
 
 use crate::cgroups::Cgroups;
 use crate::commands::Command;
+use crate::docker::DockerDaemon;
 use crate::needs::{self, Met};
 use crate::person::{Ids, Person};
 use crate::posture::Postures;
@@ -32,6 +33,7 @@ pub(crate) struct World {
     /// What the probe told, once per person and place.
     pub(crate) postures: Postures,
     met: OnceLock<Met>,
+    docker: OnceLock<Result<DockerDaemon, String>>,
     made: AtomicU32,
 }
 
@@ -63,6 +65,7 @@ impl World {
             in_guest: variable(IN_GUEST).is_some(),
             postures: Postures::default(),
             met: OnceLock::new(),
+            docker: OnceLock::new(),
             made: AtomicU32::new(0),
         })
     }
@@ -70,6 +73,14 @@ impl World {
     /// Which needs are met; probed at the first question.
     pub(crate) fn met(&self) -> &Met {
         self.met.get_or_init(|| needs::probe(self))
+    }
+
+    /// The Docker engine of this run; started at the first question.
+    pub(crate) fn docker(&self) -> Result<&DockerDaemon, Failed> {
+        let start = || {
+            DockerDaemon::start(&self.base.join("docker")).map_err(|failed| needs::reason(&failed))
+        };
+        self.docker.get_or_init(start).as_ref().map_err(|why| why.into())
     }
 
     /// A name that no other directory or cgroup of this run has.
@@ -109,8 +120,11 @@ impl World {
         if self.in_guest { full.div_ceil(8) } else { full }
     }
 
-    /// Removes the shared directory.
+    /// Ends what all cases shared, and removes the shared directory.
     pub(crate) fn end(&self) {
+        if let Some(Ok(docker)) = self.docker.get() {
+            docker.end();
+        }
         // What is left mounted below it was told by the cases; a failure here adds nothing.
         let _ = fs::remove_dir_all(&self.base);
     }

@@ -56,9 +56,9 @@ pub use write::Contents;
 pub(crate) use fingerprint::fingerprint;
 pub(crate) use head::Head;
 pub(crate) use measure::disk_bytes;
-
 pub(crate) use pack::TarWriter;
 pub(crate) use pax::Moment;
+pub(crate) use spool::unnamed_file;
 pub(crate) use squashfs::{SUPERBLOCK_BYTES, Superblock, diff_id as squashfs_diff_id};
 
 use crate::{Digest, LayerDescriptor, MediaType};

@@ -27,6 +27,15 @@ pub(super) enum Place<'a> {
     Kept(&'a File),
 }
 
+/// Makes a file in `folder` that no other process can reach: it has `name`, which must be new, for
+/// a moment, and then none.
+pub(crate) fn unnamed_file(folder: BorrowedFd<'_>, name: &str) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?;
+    rustix::fs::unlinkat(folder, name, AtFlags::empty())?;
+    Ok(File::from(file))
+}
+
 /// Reads all of `blob` through `packed`, and returns a file that holds it.
 pub(super) fn spool(
     blob: &Counted<'_>,
@@ -45,13 +54,8 @@ pub(super) fn spool(
 
 /// Copies all of `blob` into a file without a name on the file system of `root`.
 fn copy(blob: &Counted<'_>, packed: &mut dyn Read, root: BorrowedFd<'_>) -> Result<File, Stop> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let disk = |call, source| Stop::Disk { call, source };
-    let file = rustix::fs::openat(root, NAME, flags, Mode::RUSR | Mode::WUSR)
-        .map_err(|errno| disk("openat(2)", errno.into()))?;
-    rustix::fs::unlinkat(root, NAME, AtFlags::empty())
-        .map_err(|errno| disk("unlinkat(2)", errno.into()))?;
-    let mut file = File::from(file);
+    let mut file = unnamed_file(root, NAME).map_err(|source| disk("openat(2)", source))?;
     let mut buffer = vec![0; COPY_BYTES];
     loop {
         match packed.read(&mut buffer) {

@@ -33,6 +33,7 @@ const EXTENSION_BYTES_MAX: u64 = 64 << 10;
 const LINKS_MAX: usize = 8;
 
 /// An opened archive and what is in it.
+#[derive(Debug)]
 pub(super) struct Archive {
     path: PathBuf,
     file: Arc<File>,
@@ -62,6 +63,15 @@ impl Archive {
     /// Opens the archive `path` and reads its headers.
     pub(super) fn open(path: &Path) -> Result<Archive, SourceError> {
         let (file, file_bytes) = open_regular(path)?;
+        Archive::of_file(path, file, file_bytes)
+    }
+
+    /// Reads the headers of an opened archive, which messages call `path`.
+    pub(super) fn of_file(
+        path: &Path,
+        file: File,
+        file_bytes: u64,
+    ) -> Result<Archive, SourceError> {
         let scan = Scan { path, file: &file, file_bytes, entries: HashMap::new() };
         let entries = scan.run()?;
         Ok(Archive { path: path.to_owned(), file: Arc::new(file), entries })

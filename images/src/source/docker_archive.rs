@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::archive::{Archive, packing_of};
 use super::{Files, Source, SourceError, Top, hash};
-use crate::document::{Descriptor, LAYERS_MAX, ManifestError, parse_json};
+use crate::document::{Descriptor, LAYERS_MAX, ManifestError, PLAIN_LAYER, parse_json};
 use crate::image_config::ImageConfig;
 use crate::shown::shown;
 use crate::{BlobFault, Digest, LayerDescriptor};
@@ -24,6 +24,7 @@ use crate::{BlobFault, Digest, LayerDescriptor};
 pub(super) const LIST: &str = "manifest.json";
 
 /// An opened archive with one image.
+#[derive(Debug)]
 pub(super) struct DockerArchive {
     archive: Archive,
     manifest: Vec<u8>,
@@ -44,7 +45,11 @@ struct Listed {
 impl DockerArchive {
     /// Opens the archive `path` and makes the manifest of its image.
     pub(super) fn open(path: &Path) -> Result<DockerArchive, SourceError> {
-        let archive = Archive::open(path)?;
+        DockerArchive::of_archive(Archive::open(path)?)
+    }
+
+    /// The same of an opened archive.
+    pub(super) fn of_archive(archive: Archive) -> Result<DockerArchive, SourceError> {
         let listed = read_list(&archive)?;
         let mut files = HashMap::new();
 
@@ -134,7 +139,7 @@ fn describe_layer(
     let mut start = Vec::new();
     reader.by_ref().take(8).read_to_end(&mut start).map_err(read_error)?;
     let media_type = match packing_of(&start) {
-        None => "application/vnd.oci.image.layer.v1.tar",
+        None => PLAIN_LAYER,
         Some("gzip") => "application/vnd.oci.image.layer.v1.tar+gzip",
         Some("zstd") => "application/vnd.oci.image.layer.v1.tar+zstd",
         Some(packing) => {
@@ -169,6 +174,11 @@ impl Source for DockerArchive {
 }
 
 impl DockerArchive {
+    /// Whether a document or layer of the image is `digest`.
+    pub(super) fn has(&self, digest: &Digest) -> bool {
+        self.files.contains_key(digest)
+    }
+
     /// Which file holds a blob; none if the archive was replaced since the manifest was made.
     fn file_of(&self, digest: Digest) -> Result<&str, SourceError> {
         let missing = || SourceError::Missing {

@@ -10,6 +10,8 @@ mod archive;
 mod body;
 mod directory;
 mod docker_archive;
+mod docker_daemon;
+mod docker_error;
 mod http;
 mod layout;
 mod login;
@@ -29,6 +31,9 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
+pub(crate) use docker_daemon::Asked;
+pub use docker_daemon::LocalDocker;
+pub use docker_error::DockerError;
 pub use http::{HttpError, Timeouts};
 pub use registry_error::RegistryError;
 
@@ -190,6 +195,14 @@ pub enum SourceError {
         /// How.
         source: ManifestError,
     },
+    /// A local Docker or Podman did not give it.
+    #[error("cannot get `{name}` from a Docker or Podman of this machine")]
+    Docker {
+        /// Name or ID of the image there.
+        name: String,
+        /// Why.
+        source: Box<DockerError>,
+    },
     /// A registry did not give it.
     #[error("cannot fetch from the registry {host}")]
     Registry {
@@ -222,6 +235,7 @@ impl SourceError {
                 Some("make it anew with `mksquashfs -comp zstd`".to_owned())
             }
             SourceError::Registry { host, source } => source.hint(host),
+            SourceError::Docker { source, .. } => source.hint(),
             SourceError::Open { .. }
             | SourceError::Read { .. }
             | SourceError::Tar { .. }
@@ -241,6 +255,11 @@ pub(crate) struct Network<'a> {
     pub(crate) plain_hosts: &'a [String],
     pub(crate) credentials: &'a CredentialFiles,
     pub(crate) timeouts: Timeouts,
+    pub(crate) docker: &'a LocalDocker,
+    /// Where what a daemon writes goes, if there is a store.
+    pub(crate) work_folder: Option<&'a Path>,
+    /// Most that it may write.
+    pub(crate) archive_bytes_max: u64,
 }
 
 /// Opens the place that `reference` names. `None` for references that have no blobs.
@@ -249,6 +268,7 @@ pub(crate) fn open(
     network: Network<'_>,
 ) -> Result<Option<Box<dyn Source>>, SourceError> {
     Ok(Some(match reference {
+        Reference::DockerDaemon(name) => docker_daemon::take(name, network)?,
         Reference::DockerArchive(path) => Box::new(docker_archive::DockerArchive::open(path)?),
         Reference::OciArchive(path) => {
             Box::new(layout::Layout::new(archive::Archive::open(path)?, None))

@@ -7,8 +7,8 @@ use oci_spec::image::{
 };
 use ric_images::{
     Access, Config, CredentialFiles, Digest, Form, Identity, Image, LayerDescriptor, Limits,
-    Manifest, PullError, Reference, ResolveError, Silent, SourceError, Store, Timeouts, ensure,
-    resolve,
+    LocalDocker, Manifest, PullError, Reference, ResolveError, Silent, SourceError, Store,
+    Timeouts, ensure, resolve,
 };
 use serde_json::{Value, json};
 
@@ -84,6 +84,7 @@ fn with_access<T>(store: &Store, then: impl FnOnce(&Access<'_>) -> T) -> T {
         store: Some(store),
         plain_hosts: &[],
         credentials: &CredentialFiles::default(),
+        docker: &LocalDocker::default(),
         host_fingerprint: "host:1",
         limits: &Limits::default(),
         timeouts: Timeouts::default(),
@@ -428,6 +429,7 @@ fn host_and_directories_need_no_store() {
         store: None,
         plain_hosts: &[],
         credentials: &CredentialFiles::default(),
+        docker: &LocalDocker::default(),
         host_fingerprint: "host:1",
         limits: &Limits::default(),
         timeouts: Timeouts::default(),

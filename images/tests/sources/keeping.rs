@@ -6,8 +6,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use ric_images::{
     Access, Collect, Collected, CredentialFiles, Digest, Form, Identity, Image, LayerDescriptor,
-    Limits, Manifest, MediaType, Reference, Silent, Store, StoreError, StoredError, Timeouts,
-    ensure, resolve,
+    Limits, LocalDocker, Manifest, MediaType, Reference, Silent, Store, StoreError, StoredError,
+    Timeouts, ensure, resolve,
 };
 
 use super::image_fixture::{Fixture, Layer, index_of, write_layout};
@@ -54,6 +54,7 @@ fn with_access<T>(store: &Store, then: impl FnOnce(&Access<'_>) -> T) -> T {
     then(&Access {
         store: Some(store),
         plain_hosts: &[],
+        docker: &LocalDocker::default(),
         host_fingerprint: "host:1",
         limits: &Limits::default(),
         timeouts: Timeouts::default(),

@@ -10,6 +10,8 @@ mod archives;
 #[cfg(test)]
 mod credentials;
 #[cfg(test)]
+mod docker;
+#[cfg(test)]
 mod fault_registry;
 #[cfg(test)]
 mod image_fixture;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::fault_registry::{Answer, FaultRegistry, content, redirect};
 use super::image_fixture::{Fixture, INDEX, Layer, MANIFEST, here, index_of};
 use ric_images::{
-    Access, Collect, CredentialFiles, Digest, Form, Identity, Image, Limits, Manifest, Progress,
-    PullError, ResolveError, Silent, Store, Timeouts, ensure, resolve,
+    Access, Collect, CredentialFiles, Digest, Form, Identity, Image, Limits, LocalDocker, Manifest,
+    Progress, PullError, ResolveError, Silent, Store, Timeouts, ensure, resolve,
 };
 use serde_json::json;
 
@@ -19,6 +19,7 @@ pub(super) struct Site {
     pub(super) store: Store,
     pub(super) plain_hosts: Vec<String>,
     pub(super) credentials: CredentialFiles,
+    docker: LocalDocker,
     limits: Limits,
     timeouts: Timeouts,
 }
@@ -31,8 +32,8 @@ impl Site {
         let plain_hosts = vec![registry.host()];
         let limits = Limits::default();
         let timeouts = Timeouts { first_wait: Duration::from_millis(1), ..Timeouts::default() };
-        let credentials = CredentialFiles::default();
-        Site { registry, directory, store, plain_hosts, credentials, limits, timeouts }
+        let (credentials, docker) = (CredentialFiles::default(), LocalDocker::default());
+        Site { registry, directory, store, plain_hosts, credentials, docker, limits, timeouts }
     }
 
     fn access<'a>(&'a self, progress: &'a dyn Progress) -> Access<'a> {
@@ -40,6 +41,7 @@ impl Site {
             store: Some(&self.store),
             plain_hosts: &self.plain_hosts,
             credentials: &self.credentials,
+            docker: &self.docker,
             host_fingerprint: "",
             limits: &self.limits,
             timeouts: self.timeouts,

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use ric_images::{
-    Access, Collect, CredentialFiles, Digest, Form, Limits, Progress, Store, Timeouts, ensure,
-    resolve,
+    Access, Collect, CredentialFiles, Digest, Form, Limits, LocalDocker, Progress, Store, Timeouts,
+    ensure, resolve,
 };
 
 use super::fault_registry::{Answer, content};
@@ -69,6 +69,7 @@ fn pulls_as_a_process() {
         store: Some(&store),
         plain_hosts: std::slice::from_ref(&host),
         credentials: &CredentialFiles::default(),
+        docker: &LocalDocker::default(),
         host_fingerprint: "",
         limits: &Limits::default(),
         timeouts: Timeouts::default(),

@@ -5,6 +5,7 @@ mod calls;
 mod clean_up;
 mod examples;
 mod denials;
+mod docker_daemon;
 mod hostile;
 mod images_kept;
 mod isolation;
@@ -27,6 +28,7 @@ pub(crate) fn all() -> Vec<Case> {
         calls::cases(),
         refusals::cases(),
         root_files::cases(),
+        docker_daemon::cases(),
         clean_up::cases(),
         images_kept::cases(),
         examples::cases(),
