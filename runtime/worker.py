@@ -290,6 +290,7 @@ class Worker:
         self.connection = connection
         self.pid = os.getpid()
         self.functions, self.answered = {}, {}
+        self.not_preloaded = None  # the Reply to every call, if there is one
         self.streams = sys.stdin, sys.stdout, sys.stderr
         self.recursion_limit = sys.getrecursionlimit()
         self.directory = os.getcwd()
@@ -314,6 +315,9 @@ class Worker:
                     rare.unknown_kind(kind)
                 elif not metadata["version_lowest"] <= VERSION <= metadata["version_highest"]:
                     rare.no_common_version(metadata)
+                elif "preload" in metadata:
+                    self.not_preloaded = rare.preload(metadata["preload"])
+                    self.restore()
             except Reply as reply:
                 # What is answered is over: the CALL behind a corrupt FUNCTION is dropped.
                 task = reply.task or task
@@ -343,6 +347,8 @@ class Worker:
             need = {"function_sha256": metadata["function_sha256"]}
             return self.connection.send(NEED, task, to_json(need))
         self.mark_answered(task)
+        if self.not_preloaded is not None:
+            raise self.not_preloaded.with_traceback(None)
         try:
             result = self.run(function, metadata, payload)
             reply, body = encode_result(result, metadata)

@@ -106,6 +106,20 @@ def no_common_version(hello):
     raise reply
 
 
+def preload(wanted):
+    """Imports modules; returns the Reply to all calls if one cannot be imported."""
+    for module in wanted["modules"]:
+        try:
+            __import__(module)
+        except BaseException as error:
+            who = "environment `%s` preloads `%s`" % (wanted["environment"], module)
+            hint = ""
+            if isinstance(error, ImportError):
+                hint = "add what has it under `python:`, or take it out of `preload:`"
+            return declined("preload", "%s, which cannot be imported: %s" % (who, brief(error)), hint)
+    return None
+
+
 def unknown_kind(kind):
     raise declined("unknown_kind", "frames of kind %d are not known here" % kind)
 

@@ -3,6 +3,7 @@
 //! Nothing here opens a file, asks the kernel or reads the environment, so a command line can be
 //! judged without side effects. [`crate::task`] turns it into a task.
 
+mod environments;
 mod images;
 mod sandbox;
 mod values;
@@ -10,12 +11,15 @@ mod verbs;
 
 use clap::{Parser, Subcommand};
 
+pub(crate) use environments::{
+    EnvironmentsArgs, EnvironmentsListArgs, EnvironmentsShowArgs, EnvironmentsVerb,
+};
 pub(crate) use images::{
     BuildArgs, ChangesArgs, GcArgs, ImagesArgs, ImagesVerb, InspectArgs, ListArgs, PullArgs,
     RemoveArgs, VerifyArgs,
 };
 pub(crate) use sandbox::SandboxArgs;
-pub(crate) use values::{Function, Input, Kept, Keyword, MountPoint};
+pub(crate) use values::{Input, Kept, Keyword, MountPoint, Variable};
 pub(crate) use verbs::{
     CallArgs, CompletionsArgs, DoctorArgs, ManArgs, PlanArgs, PolicyArgs, PolicyCheckArgs,
     PolicyShowArgs, PolicyVerb, RunArgs,
@@ -62,6 +66,7 @@ pub(crate) enum Verb {
     Doctor(DoctorArgs),
     Policy(PolicyArgs),
     Images(ImagesArgs),
+    Environments(EnvironmentsArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
     #[command(hide = true)]
@@ -89,6 +94,10 @@ impl Verb {
                 ImagesVerb::Remove(args) => args.json,
                 ImagesVerb::Gc(args) => args.json,
                 ImagesVerb::Verify(args) => args.json,
+            },
+            Self::Environments(args) => match &args.verb {
+                EnvironmentsVerb::List(args) => args.json,
+                EnvironmentsVerb::Show(args) => args.json,
             },
             Self::Completions(_) | Self::Man(_) | Self::Changes(_) => false,
         }

@@ -11,7 +11,7 @@ use crate::args::CallArgs;
 use crate::failure::{Failure, printable};
 use crate::run::{answer_json, carry_out, exit_code, tell};
 use crate::session::{self, Session};
-use crate::task;
+use crate::{environments, task};
 
 /// Exit code of a function that raised, or whose result cannot be shown: Python's own.
 const EXIT_RAISED: i32 = 1;
@@ -19,12 +19,13 @@ const EXIT_RAISED: i32 = 1;
 /// How Python begins a traceback, which needs no word of ours before it.
 const TRACEBACK: &str = "Traceback (";
 
-pub(crate) fn call(args: CallArgs) -> Result<Answer, Failure> {
+pub(crate) fn call(mut args: CallArgs) -> Result<Answer, Failure> {
     let json = args.sandbox.json;
     let policy = session::load_policy(&args.sandbox.policy)?;
+    let environment = environments::apply(&mut args.sandbox, &policy)?;
     let store = args.sandbox.store.clone();
     let function = args.function.name.clone();
-    let (task, descriptors) = task::call(args)?;
+    let (task, descriptors) = task::call(args, environment)?;
     let mut session = Session::open(policy, &task.caller, store.as_deref())?;
     let stderr = io::stderr();
     let printed = if json { Stream::Capture } else { Stream::Inherit(stderr.as_fd()) };

@@ -10,6 +10,7 @@ mod session;
 
 mod call;
 mod doctor;
+mod environments;
 mod images;
 mod manual;
 mod plan;
@@ -89,6 +90,7 @@ fn dispatch(verb: Verb) -> Result<Answer, Failure> {
         Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Policy(args) => policy::policy(args.verb),
         Verb::Images(args) => images::images(args.verb),
+        Verb::Environments(args) => environments::environments(args.verb),
         Verb::Completions(args) => Ok(manual::completions(args.shell)),
         Verb::Man(args) => manual::write_pages(&args.directory),
         Verb::Changes(args) => images::build::changes::changes(&args),

@@ -1,5 +1,5 @@
-//! Where this user's images are kept, credentials for registries, and a local Docker. The only
-//! part of the program that reads the environment.
+//! Where this user's images, environment files and credentials for registries are kept, and a
+//! local Docker. The only part of the program that reads environment variables.
 
 use std::ffi::OsString;
 use std::io;
@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 use ric_images::{CredentialFiles, LocalDocker, default_root, is_local_filesystem};
 use rustix::fs::Access;
+
+/// Where a site keeps its environment files, beside its policy.
+const SITE_ENVIRONMENTS: &str = "/etc/run-in-container/environments";
 
 /// The directory of images: the one that is named, made absolute, else this user's.
 #[expect(clippy::disallowed_methods, reason = "libraries get what the environment says from here")]
@@ -72,6 +75,21 @@ fn usual_docker(uid: u32, variable: impl Fn(&str) -> Option<OsString>) -> LocalD
     let sockets = vec!["/var/run/docker.sock".into(), runtime.join("podman/podman.sock")];
     let folder = variable("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
     LocalDocker::new(host, sockets, folder)
+}
+
+/// Where environment files are looked for, first to last: the user's own, the site's.
+#[expect(clippy::disallowed_methods, reason = "libraries get what the environment says from here")]
+pub(crate) fn environment_folders() -> Vec<PathBuf> {
+    usual_environments(|name| std::env::var_os(name))
+}
+
+/// The XDG base directory specification: a path that is not absolute counts as unset.
+fn usual_environments(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let variable = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || variable("HOME").map(|home| home.join(".config"));
+    let user = variable("XDG_CONFIG_HOME").or_else(home);
+    let of_user = user.map(|config| config.join("run-in-container/environments"));
+    of_user.into_iter().chain([PathBuf::from(SITE_ENVIRONMENTS)]).collect()
 }
 
 /// Whether a store has been made in `root`: an OCI layout has this file (image-spec v1.1,
@@ -147,6 +165,22 @@ mod tests {
         assert_eq!(usual.sockets[0], PathBuf::from("/var/run/docker.sock"));
         assert_eq!(usual.sockets[1], PathBuf::from("/r/podman/podman.sock"));
         assert_eq!(podman(&docker(0, &[])), "/run/podman/podman.sock");
+    }
+
+    #[test]
+    fn environments_are_the_users_before_the_sites() {
+        let folders = |variables: &[(&str, &str)]| {
+            let found = |name: &str| variables.iter().find(|(key, _)| *key == name);
+            usual_environments(|name| found(name).map(|(_, value)| value.into()))
+        };
+        let site = PathBuf::from(SITE_ENVIRONMENTS);
+        let below = |folder: &str| Path::new(folder).join("run-in-container/environments");
+        assert_eq!(folders(&[("HOME", "/h")]), [below("/h/.config"), site.clone()]);
+        let both = [("HOME", "/h"), ("XDG_CONFIG_HOME", "/c")];
+        assert_eq!(folders(&both), [below("/c"), site.clone()]);
+        let relative = [("HOME", "/h"), ("XDG_CONFIG_HOME", "c")];
+        assert_eq!(folders(&relative), [below("/h/.config"), site.clone()]);
+        assert_eq!(folders(&[]), [site]);
     }
 
     /// `/proc` cannot be written by anybody, root included.

@@ -6,11 +6,12 @@ use crate::Answer;
 use crate::args::PlanArgs;
 use crate::failure::Failure;
 use crate::session::{self, Session};
-use crate::task;
+use crate::{environments, task};
 
-pub(crate) fn plan(args: PlanArgs) -> Result<Answer, Failure> {
+pub(crate) fn plan(mut args: PlanArgs) -> Result<Answer, Failure> {
     let json = args.sandbox.json;
     let policy = session::load_policy(&args.sandbox.policy)?;
+    environments::apply(&mut args.sandbox, &policy)?;
     let store = args.sandbox.store.clone();
     let (task, _descriptors) = task::command(args.sandbox, args.command, false)?;
     let session = Session::open(policy, &task.caller, store.as_deref())?;

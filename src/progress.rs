@@ -1,11 +1,15 @@
-//! Bars on standard error while layers are fetched, where standard error is a terminal.
+//! What is said on standard error before a verb has ended: bars while layers are fetched, where it
+//! is a terminal, and lines that a user reads even if the task is killed.
 
 use std::collections::HashMap;
+use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use ric_images::{Digest, Progress};
+
+use crate::failure::printable;
 
 /// One bar per layer. Costs nothing until a layer is fetched; indicatif itself stays silent where
 /// standard error is no terminal.
@@ -55,6 +59,12 @@ impl Progress for Bars {
     fn finished(&self, digest: &Digest) {
         self.with_bar(digest, ProgressBar::finish_and_clear);
     }
+}
+
+/// Says a line at once. A closed standard error leaves nobody to tell.
+pub(crate) fn tell(line: &str) {
+    let line = format!("run-in-container: {}\n", printable(line));
+    let _ = io::stderr().lock().write_all(line.as_bytes());
 }
 
 /// What is left on the screen would mix with what the task prints.

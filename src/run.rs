@@ -13,15 +13,16 @@ use crate::progress::Bars;
 use crate::session::{self, Session};
 use crate::task::{self, Descriptors};
 use crate::terminal::RawTerminal;
-use crate::{Answer, signals};
+use crate::{Answer, environments, signals};
 
 pub(crate) fn run(args: RunArgs) -> Result<Answer, Failure> {
-    let RunArgs { sandbox, tty, command } = args;
+    let RunArgs { mut sandbox, tty, command } = args;
     let json = sandbox.json;
     if tty {
         require_terminal()?;
     }
     let policy = session::load_policy(&sandbox.policy)?;
+    environments::apply(&mut sandbox, &policy)?;
     let store = sandbox.store.clone();
     let (task, descriptors) = task::command(sandbox, command, tty)?;
     let mut session = Session::open(policy, &task.caller, store.as_deref())?;

@@ -9,15 +9,15 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
-use ric_images::Reference;
+use ric_images::{Environment, Reference};
 use ric_runtime::{
     Actor, Arguments, Caller, Fresh, FunctionAsk, InputAsk, LimitWishes, MountAsk, OutputAsk,
-    PathFacts, PathKind, Task, WorkAsk,
+    PathFacts, PathKind, Preload, Task, WorkAsk,
 };
 use rustix::fs::{FileType, Mode, OFlags};
 use serde_json::Value;
 
-use crate::args::{CallArgs, Function, Input, Keyword, MountPoint, SandboxArgs};
+use crate::args::{CallArgs, Input, Keyword, MountPoint, SandboxArgs};
 use crate::failure::Failure;
 
 /// Most bytes of a function's source file. Sources are typed by people; more is a mistaken file
@@ -41,9 +41,17 @@ pub(crate) fn command(
     build(sandbox, WorkAsk::Command(command), terminal)
 }
 
-/// A call of a function in a sandbox.
-pub(crate) fn call(args: CallArgs) -> Result<(Task, Descriptors), Failure> {
-    let source = read_source(&args.function)?;
+/// A call of a function in a sandbox, in the Python of `environment`.
+pub(crate) fn call(
+    args: CallArgs,
+    environment: Option<Environment>,
+) -> Result<(Task, Descriptors), Failure> {
+    let interpreter = environment.as_ref().and_then(|it| it.interpreter.clone());
+    let preload = environment.map_or_else(Preload::default, |it| Preload {
+        environment: it.name.to_string(),
+        modules: it.preload,
+    });
+    let source = read_file(&args.function.file, SOURCE_BYTES_MAX, "a source file")?;
     let function = FunctionAsk {
         file_name: args.function.file.to_string_lossy().into_owned(),
         source,
@@ -52,6 +60,8 @@ pub(crate) fn call(args: CallArgs) -> Result<(Task, Descriptors), Failure> {
             positional: args.arguments,
             named: named_arguments(args.keywords)?,
         },
+        interpreter,
+        preload,
     };
     build(args.sandbox, WorkAsk::Call(function), false)
 }
@@ -80,6 +90,7 @@ fn build(args: SandboxArgs, work: WorkAsk, terminal: bool) -> Result<(Task, Desc
         network: args.network,
         user: args.user,
         workdir: args.workdir,
+        path_first: args.path_first,
         variables: args.variable.into_iter().map(|v| (v.name, v.value)).collect(),
         inputs,
         outputs: outputs.collect(),
@@ -92,11 +103,6 @@ fn build(args: SandboxArgs, work: WorkAsk, terminal: bool) -> Result<(Task, Desc
 
 /// Flags that are part of the command line's contract before what stands behind them is built.
 fn refuse_unknown_wishes(args: &SandboxArgs) -> Result<(), Failure> {
-    if let Some(name) = &args.env {
-        return Err(Failure::new(Actor::User, format!("cannot find the environment `{name}`"))
-            .cause("this version reads no environment files, so none is known by name")
-            .hint("name an image with `--image REF`"));
-    }
     if let Some(device) = args.device.first() {
         return Err(Failure::refused(Actor::User, format!("cannot grant the device {device}"))
             .cause("this version has no policy for devices, so none is allowed")
@@ -139,19 +145,21 @@ fn open_input(input: Input, descriptors: &mut Descriptors) -> Result<InputAsk, F
     Ok(InputAsk { source, descriptor, name: input.name })
 }
 
-fn read_source(function: &Function) -> Result<Vec<u8>, Failure> {
-    let fault = || Failure::new(Actor::User, format!("cannot read {}", function.file.display()));
-    let (fd, facts) = open_file(&function.file).map_err(|error| fault().because(&error))?;
+/// The whole content of `path`, which has to be a regular file of at most `bytes_max` bytes. `kind`
+/// says what it is, with an article.
+pub(crate) fn read_file(path: &Path, bytes_max: u64, kind: &str) -> Result<Vec<u8>, Failure> {
+    let fault = || Failure::new(Actor::User, format!("cannot read {}", path.display()));
+    let (fd, facts) = open_file(path).map_err(|error| fault().because(&error))?;
     if facts.kind != PathKind::File {
         return Err(fault().cause("it is not a regular file"));
     }
-    let mut source = Vec::new();
-    let mut file = File::from(fd).take(SOURCE_BYTES_MAX + 1);
-    file.read_to_end(&mut source).map_err(|error| fault().because(&error))?;
-    if source.len() as u64 > SOURCE_BYTES_MAX {
-        return Err(fault().cause(format!("a source file has at most {SOURCE_BYTES_MAX} bytes")));
+    let mut content = Vec::new();
+    let mut file = File::from(fd).take(bytes_max + 1);
+    file.read_to_end(&mut content).map_err(|error| fault().because(&error))?;
+    if content.len() as u64 > bytes_max {
+        return Err(fault().cause(format!("{kind} has at most {bytes_max} bytes")));
     }
-    Ok(source)
+    Ok(content)
 }
 
 fn named_arguments(keywords: Vec<Keyword>) -> Result<BTreeMap<String, Value>, Failure> {
@@ -238,6 +246,12 @@ fn read_login_name(uid: u32) -> Option<String> {
 
 /// The same image, whatever the current directory: policy compares whole paths.
 pub(crate) fn absolute(image: Reference) -> Result<Reference, Failure> {
+    absolute_in(image, Path::new(""))
+}
+
+/// The same, for a reference that was written in a file of `folder`.
+pub(crate) fn absolute_in(image: Reference, folder: &Path) -> Result<Reference, Failure> {
+    let absolute_path = |path: PathBuf| absolute_path(folder.join(path));
     Ok(match image {
         Reference::Dir(path) => Reference::Dir(absolute_path(path)?),
         Reference::DockerArchive(path) => Reference::DockerArchive(absolute_path(path)?),

@@ -1,12 +1,14 @@
-//! A reference in, an [`Image`] out: sources, content-addressed store, unpacking.
+//! A reference or environment in, an [`Image`] out: sources, content-addressed store, unpacking.
 //!
-//! Depends on nothing of ours; knows nothing of policies, tasks or namespaces.
+//! Depends on nothing of ours but the reader of YAML; knows nothing of policies, tasks or
+//! namespaces.
 
 mod access;
 mod build;
 mod credentials;
 mod digest;
 mod document;
+mod environment;
 mod image;
 mod image_config;
 mod layer;
@@ -25,6 +27,7 @@ pub use build::{AddError, Below, BuildError, Draft, Event, Terms, Workshop, buil
 pub use credentials::{CredentialError, CredentialFiles};
 pub use digest::{BlobFault, Digest, DigestError, Verified};
 pub use document::ManifestError;
+pub use environment::{Environment, EnvironmentName, EnvironmentNameError, Fresh, LimitWishes};
 pub use image::{Form, Image};
 pub use image_config::{History, read_documents, write_config};
 pub use layer::{

@@ -5,9 +5,9 @@ use std::collections::hash_map::Entry;
 
 use crate::keys::{BoundKeys, Keys, Visitor, visit};
 use crate::meaning::{Choice, Grant, Said};
-use crate::said::{Key, Limit, Listed, Placed};
-use crate::units::Unit;
+use crate::said::{Key, Limit, Listed};
 use crate::{Bound, Policy, Ruled};
+use ric_yaml::{Placed, Unit};
 
 /// Line and column of a mistake, and what is wrong.
 type Found = ((u64, u64), String);

@@ -11,8 +11,8 @@ use serde::Deserialize;
 use crate::meaning::{Choice, Grant, Said};
 use crate::names::{Directory, Host, ImagePattern, Name, Permit, Uid, Version};
 use crate::said::{Key, Limit, Listed, MountSaid, ShortNamesSaid};
-use crate::units::{Cpus, Memory, Pids, Time, Unit};
 use crate::{Bound, EngineName, Network, Policy, Protection, Ruled, RunAs};
+use ric_yaml::{Cpus, Memory, Pids, Time, Unit};
 
 /// What the tasks of a site may do, for `/etc/run-in-container/policy.yaml` and for `--policy`.
 ///

@@ -12,11 +12,10 @@ use std::path::Path;
 
 use crate::keys::{BoundKeys, Visitor, visit};
 use crate::meaning::{Choice, Grant, Said};
-use crate::mistake::Printable;
 use crate::pattern::STEPS_MAX;
-use crate::said::{Amount, Key, Limit, Listed, Placed};
-use crate::units::Unit;
+use crate::said::{Amount, Key, Limit, Listed};
 use crate::{Bound, Draft, Origin, Policy, Ruled};
+use ric_yaml::{Placed, Printable, Unit};
 
 /// The name of a site's policy that gives itself none.
 const UNNAMED: &str = "site";

@@ -1,6 +1,7 @@
 //! YAML in, [`Policy`] out: what a site allows its sandboxes.
 //!
-//! First input of a decision. Depends on nothing of ours; knows nothing of images or kernels.
+//! First input of a decision. Depends on nothing of ours but the
+//! reader of YAML; knows nothing of images or kernels.
 //!
 //! [`Policy::load`] reads the site's file or the built-in default and narrows it by further files.
 //! A file becomes a `Draft`, with the place of every value; a draft is laid upon a policy. All
@@ -22,7 +23,7 @@ mod load;
 mod trust;
 
 // From text to a draft. The keys are the heart: all else follows from them.
-mod yaml;
+mod draft;
 
 mod keys;
 
@@ -30,11 +31,7 @@ mod said;
 
 mod names;
 
-mod units;
-
 mod check;
-
-mod mistake;
 
 // One policy laid upon another.
 mod layers;
@@ -54,15 +51,14 @@ mod schema;
 mod properties;
 
 pub use built_in::BUILT_IN_YAML;
+pub use draft::Draft;
 pub use layers::{NarrowError, Narrowed, Note};
 pub use load::{Authority, LoadError, Loaded, SITE_FILE};
-pub use mistake::Mistake;
 pub use policy::{
     Access, BUILT_IN, Bound, BuildRules, EngineName, ImageRules, LimitRules, MountRule, Network,
     Origin, Policy, Protection, Registries, Ruled, RunAs, ShortNames,
 };
+pub use ric_yaml::{AmountError, Cpus, Memory, Mistake, Pids, Time, Unit};
 pub use schema::schema;
 pub use trust::Distrust;
-pub use units::{AmountError, Cpus, Memory, Pids, Time, Unit};
 pub use verdict::ImageDenied;
-pub use yaml::Draft;

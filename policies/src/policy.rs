@@ -8,7 +8,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::mistake::Printable;
+use ric_yaml::Printable;
 
 /// What a site allows. Every value is set: what a file leaves out comes from the built-in default.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -6,19 +6,10 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize as DeriveDeserialize;
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
-use serde_saphyr::Spanned;
 
 use crate::Access;
 use crate::names::{Directory, Host, ImagePattern, Name, Permit, Text, Uid, Version};
-use crate::units::Unit;
-
-/// A value and where it stands in its file. Lines and columns count from 1.
-#[derive(Debug, Clone)]
-pub(crate) struct Placed<T> {
-    pub(crate) value: T,
-    pub(crate) line: u64,
-    pub(crate) column: u64,
-}
+use ric_yaml::{Placed, TextVisitor, Unit};
 
 /// One key of a file: what it says, or nothing.
 #[derive(Debug, Clone)]
@@ -77,31 +68,6 @@ impl<U: Unit> Default for Limit<U> {
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Key<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Placed::deserialize(deserializer).map(|placed| Key(Some(placed)))
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Placed<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Spanned { value, referenced, .. } = Spanned::deserialize(deserializer)?;
-        Ok(Placed { value, line: referenced.line(), column: referenced.column() })
-    }
-}
-
-/// Reads scalars as the text that stands in the file, whatever YAML would make of it.
-struct TextVisitor<T> {
-    expected: &'static str,
-    read: fn(&str) -> Result<T, String>,
-}
-
-impl<T> Visitor<'_> for TextVisitor<T> {
-    type Value = T;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.expected)
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
-        (self.read)(text).map_err(E::custom)
     }
 }
 
@@ -183,20 +149,6 @@ impl<'de> Deserialize<'de> for ShortNamesSaid {
 }
 
 impl<T: JsonSchema> JsonSchema for Key<T> {
-    fn schema_name() -> Cow<'static, str> {
-        T::schema_name()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        T::json_schema(generator)
-    }
-}
-
-impl<T: JsonSchema> JsonSchema for Placed<T> {
     fn schema_name() -> Cow<'static, str> {
         T::schema_name()
     }

@@ -8,8 +8,8 @@ use sha2::{Digest, Sha256};
 use crate::keys::{BoundKeys, Keys, Visitor, visit};
 use crate::meaning::{Choice, Grant, Said};
 use crate::said::{Key, Limit, Listed};
-use crate::units::Unit;
 use crate::{Bound, Origin, Policy, Ruled};
+use ric_yaml::Unit;
 
 /// First line of what is digested. A change of what the values mean changes it.
 const DIGEST_FORM: &str = "run-in-container policy 1";

@@ -11,7 +11,7 @@ use std::path::{Component, Path};
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, open, openat};
 use rustix::process::geteuid;
 
-use crate::yaml::FILE_BYTES_MAX;
+use ric_yaml::FILE_BYTES_MAX;
 
 /// What a file is for decides whom it may come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

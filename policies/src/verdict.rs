@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use crate::meaning::nearest_rule;
-use crate::mistake::Printable;
 use crate::pattern::matches;
 use crate::{MountRule, Origin, Policy, Ruled, SITE_FILE};
+use ric_yaml::Printable;
 
 /// Why an image may not be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -84,8 +84,8 @@ struct Pending {
 }
 
 impl Exchange {
-    /// Prepares the first call. Nothing is written before [`Exchange::advance`], and nothing has to
-    /// come from the worker before all of it is.
+    /// Prepares the first call, whose modules to preload are those of all calls. Nothing is written
+    /// before [`Exchange::advance`], and nothing has to come from the worker before all of it is.
     ///
     /// # Errors
     /// [`ExchangeError::TooLarge`] for what may not travel, [`ExchangeError::Io`].
@@ -105,7 +105,7 @@ impl Exchange {
             known: BTreeSet::new(),
             digests: PayloadDigests::default(),
         };
-        let hello = encode(Kind::Hello, NO_TASK, &to_json(&OwnerHello::OURS)?, &[])?;
+        let hello = encode(Kind::Hello, NO_TASK, &to_json(&OwnerHello::new(&call.preload))?, &[])?;
         exchange.outgoing.push(&hello)?;
         exchange.begin(call, task, bounds)?;
         Ok(exchange)

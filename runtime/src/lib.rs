@@ -45,12 +45,13 @@ pub use native::trial::trial;
 pub use outcome::{ContainerFacts, Enforced, Outcome, PayloadDigests, Status, Usage};
 pub use plan::{BuildStep, Plan, admit_base, admit_built, build_identities, plan, plan_build};
 pub use refusal::{Actor, Demand, EngineLack, REFUSED_EXIT_CODE, Refusal, Rule};
+pub use ric_images::{Fresh, LimitWishes};
 pub use sandbox::{
     CgroupPlacement, IdMap, Identities, Limits, Mount, MountKind, Namespaces, OWN_DIRECTORY,
     RootSource, Sandbox,
 };
 pub use task::{
-    Argument, Arguments, Caller, Fresh, FunctionAsk, InputAsk, LimitWishes, MountAsk, OutputAsk,
-    PathFacts, PathKind, Task, UserChoice, WorkAsk,
+    Argument, Arguments, Caller, FunctionAsk, InputAsk, MountAsk, OutputAsk, PathFacts, PathKind,
+    Preload, Task, UserChoice, WorkAsk,
 };
 pub use work::{Bounds, Call, Program, Work};

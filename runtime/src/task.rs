@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use ric_images::Reference;
+use ric_images::{Fresh, LimitWishes, Reference};
 use ric_policies::{Access, EngineName, Network};
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +39,9 @@ pub struct Task {
     /// Working directory in the sandbox.
     #[serde(default)]
     pub workdir: Option<PathBuf>,
+    /// Directories inside in which programs are looked for before those of the image's `PATH`.
+    #[serde(default)]
+    pub path_first: Vec<PathBuf>,
     /// Environment variables, which win over the image's.
     #[serde(default)]
     pub variables: BTreeMap<String, String>,
@@ -73,6 +75,7 @@ impl Task {
             network: None,
             user: None,
             workdir: None,
+            path_first: Vec::new(),
             variables: BTreeMap::new(),
             inputs: Vec::new(),
             outputs: Vec::new(),
@@ -117,6 +120,23 @@ pub struct FunctionAsk {
     pub function: String,
     /// Arguments.
     pub arguments: Arguments,
+    /// The Python to run it in, if a certain one is wanted: a path inside, or a name that is looked
+    /// up in `PATH`.
+    #[serde(default)]
+    pub interpreter: Option<String>,
+    /// What the worker imports before its first call.
+    #[serde(default)]
+    pub preload: Preload,
+}
+
+/// Modules that a worker imports before its first call.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Preload {
+    /// The environment that wants them; for messages.
+    pub environment: String,
+    /// Names of modules, in order.
+    pub modules: Vec<String>,
 }
 
 /// Arguments of a call, in the form in which they travel.
@@ -141,6 +161,14 @@ pub enum Arguments {
 
 /// One JSON argument.
 pub type Argument = serde_json::Value;
+
+impl Preload {
+    /// Whether there is nothing to import.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.modules.is_empty()
+    }
+}
 
 /// A path outside the sandbox, opened by the caller: what the kernel says about the descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -181,20 +209,6 @@ pub struct MountAsk {
     pub access: Option<Access>,
 }
 
-/// Limits that a task asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LimitWishes {
-    /// Bytes of memory.
-    pub memory_bytes: Option<u64>,
-    /// Thousandths of a processor.
-    pub cpus_milli: Option<u64>,
-    /// Processes and threads.
-    pub pids: Option<u64>,
-    /// Wall-clock time.
-    pub time: Option<Duration>,
-}
-
 /// Whose ids a task runs with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -225,18 +239,6 @@ pub struct OutputAsk {
     pub name: String,
     /// Where the caller wants it; for messages. The caller's side opens it.
     pub target: PathBuf,
-}
-
-/// What each task gets new.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Fresh {
-    /// The call.
-    Nothing,
-    /// A process forked from the warm interpreter.
-    Process,
-    /// The container.
-    Container,
 }
 
 /// A reference in JSON is its canonical text, so that there is one grammar.

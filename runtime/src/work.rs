@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::{Arguments, InputAsk, OutputAsk};
+use crate::{Arguments, InputAsk, OutputAsk, Preload};
 
 /// The decision about one task in a container.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -49,6 +49,9 @@ pub struct Call {
     pub function: String,
     /// Arguments.
     pub arguments: Arguments,
+    /// What the worker imports before it.
+    #[serde(skip_serializing_if = "Preload::is_empty")]
+    pub preload: Preload,
 }
 
 /// Most bytes of what comes out.

@@ -230,6 +230,7 @@ mod properties {
                     network,
                     user,
                     workdir,
+                    path_first: Vec::new(),
                     variables,
                     inputs: files.0.into_iter().map(input).collect(),
                     outputs: files.1.into_iter().map(output).collect(),

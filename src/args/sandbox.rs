@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use ric_images::Reference;
+use ric_images::{EnvironmentName, Reference};
 use ric_policies::{EngineName, Network};
 use ric_runtime::{Fresh, UserChoice};
 
@@ -24,8 +24,20 @@ pub(crate) struct SandboxArgs {
     pub image: Reference,
 
     /// Environment to run in, by name, instead of an image
-    #[arg(long, value_name = "NAME", conflicts_with = "image")]
-    pub env: Option<String>,
+    ///
+    /// Its file NAME.yaml names an image, variables, limits and more; other flags win over what it
+    /// says. `environments list` shows those that there are.
+    #[arg(
+        long,
+        value_name = "NAME",
+        conflicts_with = "image",
+        value_parser = values::parse_environment_name
+    )]
+    pub env: Option<EnvironmentName>,
+
+    /// Look for environments in this directory first; may be given several times
+    #[arg(long, value_name = "DIR")]
+    pub env_path: Vec<PathBuf>,
 
     /// Engine that starts the container [default: the first one that policy lists and this host
     /// has]
@@ -125,4 +137,8 @@ pub(crate) struct SandboxArgs {
     /// Print one JSON object on standard output: how the task ended, what it printed and used
     #[arg(long)]
     pub json: bool,
+
+    /// Directories inside that come first in `PATH`. No flag: an environment sets it.
+    #[arg(skip)]
+    pub path_first: Vec<PathBuf>,
 }

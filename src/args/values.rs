@@ -8,7 +8,9 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use ric_images::{Digest, DigestError, Reference, ReferenceError};
+use ric_images::{
+    Digest, DigestError, EnvironmentName, EnvironmentNameError, Reference, ReferenceError,
+};
 use ric_policies::{Access, Cpus, EngineName, Memory, Network, Pids, Time, Unit};
 use ric_runtime::{Fresh, UserChoice};
 use serde_json::Value;
@@ -84,6 +86,10 @@ fn one_of<T: Copy + Send + Sync + 'static>(
         let entry = table.iter().find(|(candidate, _, _)| **candidate == word);
         entry.expect("clap lets only words of the table through").2
     })
+}
+
+pub(super) fn parse_environment_name(text: &str) -> Result<EnvironmentName, EnvironmentNameError> {
+    text.parse()
 }
 
 pub(super) fn engine() -> impl TypedValueParser<Value = EngineName> {

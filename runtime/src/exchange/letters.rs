@@ -7,18 +7,22 @@ use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::frame::{METADATA_BYTES_MAX, VERSION_HIGHEST, VERSION_LOWEST};
-use crate::{Argument, Arguments, Call};
+use crate::{Argument, Arguments, Call, Preload};
 
 /// HELLO from the owner.
 #[derive(Serialize)]
-pub(super) struct OwnerHello {
+pub(super) struct OwnerHello<'a> {
     version_lowest: u16,
     version_highest: u16,
+    #[serde(skip_serializing_if = "Preload::is_empty")]
+    preload: &'a Preload,
 }
 
-impl OwnerHello {
-    pub(super) const OURS: OwnerHello =
-        OwnerHello { version_lowest: VERSION_LOWEST, version_highest: VERSION_HIGHEST };
+impl<'a> OwnerHello<'a> {
+    pub(super) fn new(preload: &'a Preload) -> OwnerHello<'a> {
+        let (version_lowest, version_highest) = (VERSION_LOWEST, VERSION_HIGHEST);
+        OwnerHello { version_lowest, version_highest, preload }
+    }
 }
 
 /// HELLO from a worker.
@@ -124,6 +128,8 @@ pub enum Reason {
     Version,
     /// It does not know a frame of that kind.
     UnknownKind,
+    /// A module that it was told to preload cannot be imported.
+    Preload,
     /// The file defines no such name.
     NoFunction,
     /// The name is defined and is no function.

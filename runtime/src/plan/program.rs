@@ -90,7 +90,9 @@ pub(super) fn command(asked: &[String], manifest: &Manifest) -> Result<Vec<Strin
 }
 
 fn call(function: &FunctionAsk, manifest: &Manifest, host: &Host) -> Result<Call, Refusal> {
-    let interpreters: Vec<String> = if is_host_image(manifest) {
+    let interpreters: Vec<String> = if let Some(interpreter) = &function.interpreter {
+        vec![interpreter.clone()]
+    } else if is_host_image(manifest) {
         host.pythons.iter().map(|path| path.to_string_lossy().into_owned()).collect()
     } else {
         IMAGE_INTERPRETERS.map(str::to_owned).to_vec()
@@ -98,7 +100,10 @@ fn call(function: &FunctionAsk, manifest: &Manifest, host: &Host) -> Result<Call
     if interpreters.is_empty() {
         return Err(Refusal::Interpreter { looked_in: "/usr/bin and `host_paths:`".to_owned() });
     }
-    for (what, value) in [("file name", &function.file_name), ("function", &function.function)] {
+    let modules = function.preload.modules.iter().map(|module| ("module to preload", module));
+    let interpreter = function.interpreter.iter().map(|path| ("interpreter", path));
+    let words = [("file name", &function.file_name), ("function", &function.function)];
+    for (what, value) in words.into_iter().chain(interpreter).chain(modules) {
         if value.is_empty() || value.chars().any(char::is_control) {
             return Err(Refusal::Malformed {
                 what,
@@ -113,6 +118,7 @@ fn call(function: &FunctionAsk, manifest: &Manifest, host: &Host) -> Result<Call
         source: function.source.clone(),
         function: function.function.clone(),
         arguments: function.arguments.clone(),
+        preload: function.preload.clone(),
     })
 }
 

@@ -4,6 +4,8 @@
 //! one replaces an earlier one of the same name in its place. Names that a loader obeys
 //! (`LD_PRELOAD`) are not special: they act inside the sandbox only.
 
+use std::path::PathBuf;
+
 use ric_images::Manifest;
 
 use crate::{Refusal, Task};
@@ -32,6 +34,7 @@ pub(super) fn variables(
         set(&mut all, name, value);
     }
     set_if_missing(&mut all, "PATH", PATH);
+    put_first(&mut all, &task.path_first)?;
     set_if_missing(&mut all, "LANG", "C.UTF-8");
     if task.terminal {
         set_if_missing(&mut all, "TERM", "xterm");
@@ -84,6 +87,23 @@ fn set_if_missing(all: &mut Vec<(String, String)>, name: &str, value: &str) {
     if !all.iter().any(|(known, _)| known == name) {
         all.push((name.to_owned(), value.to_owned()));
     }
+}
+
+/// Puts directories in front of `PATH`, which is set.
+fn put_first(all: &mut [(String, String)], directories: &[PathBuf]) -> Result<(), Refusal> {
+    for directory in directories.iter().rev() {
+        let text = directory.to_str().filter(|text| !text.contains(':'));
+        let text = text.filter(|text| text.starts_with('/')).ok_or_else(|| Refusal::Malformed {
+            what: "directory of programs",
+            value: directory.to_string_lossy().into_owned(),
+            why: "it is not an absolute path in UTF-8 without `:`".to_owned(),
+        })?;
+        refuse_odd("directory of programs", "PATH", text)?;
+        for (_, path) in all.iter_mut().filter(|(name, _)| name == "PATH") {
+            *path = format!("{text}:{path}");
+        }
+    }
+    Ok(())
 }
 
 /// Refuses what cannot stand in an environment (`environ(7)`).

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ric_runtime::{Answer, Arguments, Reason};
+use ric_runtime::{Answer, Arguments, Preload, Reason};
 use serde_json::{Value, json};
 
 use crate::ends::{Worker, answer, call, call_with, declined, pickled, raised};
@@ -277,6 +277,40 @@ fn output_is_complete_when_the_answer_is_there_and_streams_are_put_back() {
 }
 
 /// The files under `examples/functions/` do in a worker what they say.
+#[test]
+fn modules_are_preloaded_once_before_the_first_call() {
+    let mut worker = Worker::start();
+    let source = "import sys\nbefore = 'decimal' in sys.modules\ndef look(): return before\n";
+    let mut call = call(source, "look", &[]);
+    call.preload = preload(&["json", "decimal"]);
+    assert_eq!(worker.call(&call).unwrap(), Answer::Json("true".to_owned()));
+    call.preload = Preload::default();
+    let mut plain = Worker::start();
+    let answer = plain.call(&call).unwrap();
+    assert_eq!(answer, Answer::Json("false".to_owned()), "the control");
+}
+
+#[test]
+fn failing_preload_declines_every_call_and_names_the_environment() {
+    let mut worker = Worker::start();
+    let mut call = call("def look(): return 1\n", "look", &[]);
+    call.preload = preload(&["json", "a_module_that_is_not_there"]);
+    for _ in 0..2 {
+        let Answer::Declined(declined) = worker.call(&call).unwrap() else { panic!("it answered") };
+        assert_eq!(declined.reason, Reason::Preload);
+        assert!(declined.message.starts_with(
+            "environment `e` preloads `a_module_that_is_not_there`, which cannot be imported: \
+             ModuleNotFoundError"
+        ));
+        assert!(declined.hint.contains("preload:"));
+    }
+}
+
+fn preload(modules: &[&str]) -> Preload {
+    let modules = modules.iter().map(|module| (*module).to_owned()).collect();
+    Preload { environment: "e".to_owned(), modules }
+}
+
 #[test]
 fn example_functions_work() {
     let answer = |name: &str, function: &str, positional: &[Value]| {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use ric_runtime::{
     Answer, Argument, Arguments, Bounds, Call, Declined, Exchange, ExchangeError, Kind, NO_TASK,
-    Raised, TaskId, WORKER_FLAGS, encode_frame,
+    Preload, Raised, TaskId, WORKER_FLAGS, encode_frame,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
@@ -46,6 +46,7 @@ pub(crate) fn call_with(source: &str, function: &str, arguments: Arguments) -> C
         source: source.as_bytes().to_vec(),
         function: function.to_owned(),
         arguments,
+        preload: Preload::default(),
     }
 }
 

@@ -6,6 +6,7 @@ mod clean_up;
 mod examples;
 mod denials;
 mod docker_daemon;
+mod environments;
 mod hostile;
 mod images_kept;
 mod isolation;
@@ -26,6 +27,7 @@ pub(crate) fn all() -> Vec<Case> {
         limits::cases(),
         builds::cases(),
         calls::cases(),
+        environments::cases(),
         refusals::cases(),
         root_files::cases(),
         docker_daemon::cases(),

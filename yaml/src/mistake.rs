@@ -1,4 +1,4 @@
-//! What is wrong in a policy file, as the person who wrote it wants to read it.
+//! What is wrong in a file, as the person who wrote it wants to read it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ const MESSAGE_LETTERS_MAX: usize = 400;
 /// Most letters that a word may differ in to be taken for a slip.
 const SLIP_LETTERS_MAX: usize = 2;
 
-/// The first thing wrong in a policy file, with the line shown.
+/// The first thing wrong in a file, with the line shown.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}:{line}:{column}: {message}\n{excerpt}", Printable(&path.to_string_lossy()))]
 pub struct Mistake {
@@ -30,7 +30,8 @@ pub struct Mistake {
 
 impl Mistake {
     /// Makes the excerpt from the file's `text`. A message that quotes too much of it is cut.
-    pub(crate) fn at(path: &Path, text: &str, line: u64, column: u64, message: String) -> Mistake {
+    #[must_use]
+    pub fn at(path: &Path, text: &str, line: u64, column: u64, message: String) -> Mistake {
         let path = path.to_owned();
         let message = match message.char_indices().nth(MESSAGE_LETTERS_MAX) {
             Some((end, _)) => format!("{}…", Printable(&message[..end])),
@@ -40,7 +41,8 @@ impl Mistake {
     }
 
     /// For a file whose bytes are text only so far as `valid`; `text` stands in for all of it.
-    pub(crate) fn not_utf8(path: &Path, text: &str, valid: &[u8]) -> Mistake {
+    #[must_use]
+    pub fn not_utf8(path: &Path, text: &str, valid: &[u8]) -> Mistake {
         let valid = String::from_utf8_lossy(valid);
         let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         let line = number(valid.matches('\n').count() + 1);
@@ -52,7 +54,7 @@ impl Mistake {
 
 /// A text without anything that could move a terminal's cursor or begin a new line.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Printable<'a>(pub(crate) &'a str);
+pub struct Printable<'a>(pub &'a str);
 
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -82,7 +84,8 @@ fn excerpt(text: &str, line: u64, column: u64) -> String {
 }
 
 /// `; did you mean …?` for a slip, else `: known are …`.
-pub(crate) fn closest(word: &str, known: &[&str]) -> String {
+#[must_use]
+pub fn closest(word: &str, known: &[&str]) -> String {
     let lower = word.to_lowercase().replace('_', "-");
     let slips = |name: &&&str| distance(&lower, &name.replace('_', "-"));
     match known.iter().min_by_key(slips) {

@@ -1,55 +1,51 @@
-//! The only place that knows the YAML reader: text in, [`Draft`] or [`Mistake`] out.
+//! The only place that knows the YAML reader: text in, a value or a [`Mistake`] out.
 //!
-//! Policy files are plain YAML: no anchors, aliases, merge keys, tags or further documents. None of
+//! Our files are plain YAML: no anchors, aliases, merge keys, tags or further documents. None of
 //! them is needed here, and each is a way to make a file say something else than it seems to.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde_saphyr::budget::BudgetBreach;
 use serde_saphyr::{Error, MergeKeyPolicy};
 
-use crate::check::check;
-use crate::keys::Keys;
 use crate::mistake::{Mistake, closest};
 
-/// Bytes of a policy file. The longest seen in the field have some hundred lines.
-pub(crate) const FILE_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of a file. The longest policies seen in the field have some hundred lines.
+pub const FILE_BYTES_MAX: usize = 256 * 1024;
 
-/// Values, keys and collections in a policy file, so that a hostile one costs milliseconds.
+/// Values, keys and collections in a file, so that a hostile one costs milliseconds.
 const NODES_MAX: usize = 4_000;
 
 /// Nested lists and mappings; the deepest key needs four.
 const DEPTH_MAX: usize = 8;
 
-const ANCHORS: &str = "policy files have no anchors (`&name`) and aliases (`*name`); \
-                       quote a text that begins with `*`";
-
-/// What one file says: any of the keys, each with its place.
-#[derive(Debug, Clone)]
-pub struct Draft {
-    pub(crate) path: PathBuf,
-    pub(crate) keys: Keys,
+/// A kind of file, for the words of its mistakes.
+#[derive(Debug, Clone, Copy)]
+pub struct Kind {
+    /// What such files are called: `policy files`.
+    pub files: &'static str,
+    /// The key that every one of them has.
+    pub first_key: &'static str,
+    /// How one begins: "a policy begins with `version: 1`".
+    pub begins: &'static str,
 }
 
-impl Draft {
-    /// Reads the text of a policy file; `path` is for messages and origins.
-    ///
-    /// # Errors
-    /// [`Mistake`], the first one, if the text is not YAML, has an unknown or a repeated key, or
-    /// a value that no policy can have.
-    pub fn parse(path: &Path, text: &str) -> Result<Draft, Mistake> {
-        let mistake = |(line, column), message| Mistake::at(path, text, line, column, message);
-        if text.len() > FILE_BYTES_MAX {
-            let message = format!("the file has more than {FILE_BYTES_MAX} bytes");
-            return Err(mistake((1, 1), message));
-        }
-        let keys = read(text).map_err(|error| mistake(place(&error), message(&error)))?;
-        check(&keys).map_err(|(place, message)| mistake(place, message))?;
-        Ok(Draft { path: path.to_owned(), keys })
+/// Reads the text of a file of this kind; `path` is for messages.
+///
+/// # Errors
+/// [`Mistake`], the first one, if the text is too long or not YAML, has an unknown or a repeated
+/// key, or a value that `T` does not take.
+pub fn read<T: DeserializeOwned>(path: &Path, text: &str, kind: Kind) -> Result<T, Mistake> {
+    let mistake = |(line, column), message| Mistake::at(path, text, line, column, message);
+    if text.len() > FILE_BYTES_MAX {
+        let message = format!("the file has more than {FILE_BYTES_MAX} bytes");
+        return Err(mistake((1, 1), message));
     }
+    parse(text).map_err(|error| mistake(place(&error), message(&error, kind)))
 }
 
-fn read(text: &str) -> Result<Keys, Error> {
+fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
     let budget = serde_saphyr::budget! {
         max_anchors: 0,
         max_aliases: 0,
@@ -77,9 +73,9 @@ fn place(error: &Error) -> (u64, u64) {
     error.location().map_or((1, 1), |location| (location.line(), location.column()))
 }
 
-/// What an admin reads. The reader's own words speak of Rust types and options.
+/// What the writer of the file reads. The reader's own words speak of Rust types and options.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the reader's enum is open, with 50 variants")]
-fn message(error: &Error) -> String {
+fn message(error: &Error, kind: Kind) -> String {
     match error {
         Error::SerdeUnknownField { field, expected, .. } => {
             format!("unknown key `{}`{}", field.escape_debug(), closest(field, expected))
@@ -90,8 +86,8 @@ fn message(error: &Error) -> String {
         Error::SerdeUnknownVariant { variant, expected, .. } => {
             format!("unknown word `{}`{}", variant.escape_debug(), closest(variant, expected))
         }
-        Error::SerdeMissingField { field: "version", .. } => {
-            "the key `version` is missing: a policy begins with `version: 1`".to_owned()
+        Error::SerdeMissingField { field, .. } if *field == kind.first_key => {
+            format!("the key `{field}` is missing: {}", kind.begins)
         }
         Error::SerdeMissingField { field, .. } => format!("the key `{field}` is missing here"),
         Error::DuplicateMappingKey { key, .. } => match key {
@@ -112,14 +108,22 @@ fn message(error: &Error) -> String {
         Error::ExternallyTaggedEnumExpectedScalarOrMapping { .. } => {
             "one word is needed here".to_owned()
         }
-        Error::Eof { .. } => "nothing is said here: a policy begins with `version: 1`".to_owned(),
-        Error::UnknownAnchor { .. } => ANCHORS.to_owned(),
+        Error::Eof { .. } => format!("nothing is said here: {}", kind.begins),
+        Error::UnknownAnchor { .. } => anchors(kind),
         Error::MultipleDocuments { .. } => "a second document begins here".to_owned(),
-        Error::TaggedStructFieldName { .. } => "policy files have no tags on keys".to_owned(),
-        Error::MergeKeyNotAllowed { .. } => "policy files have no merge keys (`<<`)".to_owned(),
-        Error::Budget { breach, .. } => budget_message(breach),
+        Error::TaggedStructFieldName { .. } => format!("{} have no tags on keys", kind.files),
+        Error::MergeKeyNotAllowed { .. } => {
+            format!("{} have no merge keys (`<<`)", kind.files)
+        }
+        Error::Budget { breach, .. } => budget_message(breach, kind),
         Error::ExternalMessage { msg, .. } if msg == "recursion limit exceeded" => too_deep(),
-        Error::ExternalMessage { msg, .. } if msg.contains("anchor or alias") => ANCHORS.to_owned(),
+        Error::ExternalMessage { msg, .. } if msg.contains("anchor or alias") => anchors(kind),
+        Error::Message { msg, .. } | Error::ExternalMessage { msg, .. }
+            if msg.starts_with("mapping values are not allowed") =>
+        {
+            "a second colon on this line; quote a text that ends with one, such as `\"host:\"`"
+                .into()
+        }
         // The reader's words for broken YAML ("unclosed quote"), without the place.
         Error::Message { msg, .. } | Error::ExternalMessage { msg, .. } => msg.clone(),
         other => {
@@ -130,9 +134,9 @@ fn message(error: &Error) -> String {
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the reader's enum is open")]
-fn budget_message(breach: &BudgetBreach) -> String {
+fn budget_message(breach: &BudgetBreach, kind: Kind) -> String {
     match breach {
-        BudgetBreach::Anchors { .. } | BudgetBreach::Aliases { .. } => ANCHORS.to_owned(),
+        BudgetBreach::Anchors { .. } | BudgetBreach::Aliases { .. } => anchors(kind),
         BudgetBreach::Depth { .. } => too_deep(),
         // The rest are amounts: nodes, events, documents.
         _ => format!("the file has more than {NODES_MAX} values"),
@@ -141,4 +145,12 @@ fn budget_message(breach: &BudgetBreach) -> String {
 
 fn too_deep() -> String {
     format!("lists and keys are nested more than {DEPTH_MAX} deep")
+}
+
+fn anchors(kind: Kind) -> String {
+    let files = kind.files;
+    format!(
+        "{files} have no anchors (`&name`) and aliases (`*name`); quote a text that begins with \
+         `*`"
+    )
 }
