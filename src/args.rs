@@ -15,8 +15,8 @@ pub(crate) use environments::{
     EnvironmentsArgs, EnvironmentsListArgs, EnvironmentsShowArgs, EnvironmentsVerb,
 };
 pub(crate) use images::{
-    BuildArgs, ChangesArgs, GcArgs, ImagesArgs, ImagesVerb, InspectArgs, ListArgs, PullArgs,
-    RemoveArgs, VerifyArgs,
+    BuildArgs, ChangesArgs, ConvertArgs, GcArgs, ImagesArgs, ImagesVerb, InspectArgs, ListArgs,
+    PullArgs, RemoveArgs, VerifyArgs,
 };
 pub(crate) use sandbox::SandboxArgs;
 pub(crate) use values::{Input, Kept, Keyword, MountPoint, Variable};
@@ -94,6 +94,7 @@ impl Verb {
                 ImagesVerb::Remove(args) => args.json,
                 ImagesVerb::Gc(args) => args.json,
                 ImagesVerb::Verify(args) => args.json,
+                ImagesVerb::Convert(args) => args.json,
             },
             Self::Environments(args) => match &args.verb {
                 EnvironmentsVerb::List(args) => args.json,

@@ -4,7 +4,10 @@ use std::error::Error;
 use std::io;
 use std::path::Path;
 
-use ric_images::{PullError, RegistryError, ResolveError, SourceError, StoreError, StoredError};
+use ric_images::{
+    ConvertError, PullError, RegistryError, ResolveError, SourceError, StoreError, StoredError,
+    Target,
+};
 use ric_policies::{LoadError, SITE_FILE};
 use ric_runtime::{Actor, ProbeError, Refusal, RunError, StartError};
 
@@ -133,6 +136,14 @@ pub(crate) fn pull(error: &PullError) -> Failure {
         PullError::NoStore { .. } => Actor::Us,
     };
     say(must_act, error, error.hint())
+}
+
+/// The image `reference` cannot be written to `target`.
+pub(crate) fn convert(reference: &str, target: &Target, error: &ConvertError) -> Failure {
+    // Whatever it is, the user names another image or place, or makes room.
+    let attempt = format!("cannot convert {reference} to {target}");
+    let failure = Failure::new(Actor::User, attempt).because(error);
+    Failure { hint: error.hint(), ..failure }
 }
 
 /// The sandbox for `image` cannot be started.

@@ -1,6 +1,7 @@
 //! The verbs of `images`: `pull` and `list` here, the others below.
 
 pub(crate) mod build;
+mod convert;
 mod inspect;
 mod keep;
 
@@ -26,6 +27,7 @@ pub(crate) fn images(verb: ImagesVerb) -> Result<Answer, Failure> {
         ImagesVerb::Remove(args) => keep::remove(args),
         ImagesVerb::Gc(args) => keep::gc(&args),
         ImagesVerb::Verify(args) => keep::verify(&args),
+        ImagesVerb::Convert(args) => convert::convert(args),
     }
 }
 

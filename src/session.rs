@@ -6,8 +6,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use ric_images::{
-    Access, CredentialFiles, Form, Image, Limits, LocalDocker, Manifest, Progress, Reference,
-    Silent, Store, Timeouts,
+    Access, ConvertOptions, Converted, CredentialFiles, Form, Image, Limits, LocalDocker, Manifest,
+    Progress, Reference, Silent, Store, Target, Timeouts,
 };
 use ric_policies::{Authority, Loaded, Policy, SITE_FILE};
 use ric_runtime::{
@@ -114,6 +114,20 @@ impl Session {
         let plain_hosts = self.plain_hosts();
         let access = self.access(&plain_hosts, progress);
         ric_images::ensure(manifest, form, &access).map_err(|error| blame::pull(&error))
+    }
+
+    /// Writes an image that was looked up to `target`.
+    pub(crate) fn convert(
+        &self,
+        manifest: &Manifest,
+        target: &Target,
+        options: ConvertOptions,
+        progress: &dyn Progress,
+    ) -> Result<Converted, Failure> {
+        let plain_hosts = self.plain_hosts();
+        let access = self.access(&plain_hosts, progress);
+        ric_images::convert(manifest, target, options, &access)
+            .map_err(|error| blame::convert(&manifest.reference, target, &error))
     }
 
     /// Starts the sandbox of a decision.

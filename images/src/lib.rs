@@ -5,6 +5,7 @@
 
 mod access;
 mod build;
+mod convert;
 mod credentials;
 mod digest;
 mod document;
@@ -24,6 +25,10 @@ mod store;
 
 pub use access::{Access, Progress, Silent};
 pub use build::{AddError, Below, BuildError, Draft, Event, Terms, Workshop, build, write_entries};
+pub use convert::{
+    Compression, ConvertError, ConvertOptions, Converted, Existing, LeftOut, Target, TargetError,
+    convert,
+};
 pub use credentials::{CredentialError, CredentialFiles};
 pub use digest::{BlobFault, Digest, DigestError, Verified};
 pub use document::ManifestError;

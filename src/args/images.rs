@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use ric_images::Reference;
+use ric_images::{Compression, Reference, Target};
 
 use super::values::{self, Kept, Variable};
 
@@ -24,6 +24,7 @@ pub(crate) enum ImagesVerb {
     Remove(RemoveArgs),
     Gc(GcArgs),
     Verify(VerifyArgs),
+    Convert(ConvertArgs),
 }
 
 /// Fetch and unpack images into the store, and print their digests
@@ -205,6 +206,44 @@ pub(crate) struct VerifyArgs {
     pub store: Option<PathBuf>,
 
     /// Print one JSON array
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Write an image in another format
+///
+/// `squashfs:PATH` is a root filesystem in one file, for this program and for the kernel. The
+/// image's variables, entry point and command are not in it.
+///
+/// Owners, modes, hard links, times and attributes are those of the image, whoever converts it: no
+/// rights and no other programs are needed. The file appears under its name when it is whole.
+#[derive(Debug, Args)]
+pub(crate) struct ConvertArgs {
+    /// Image, as for `run --image`
+    #[arg(value_name = "REF", value_parser = values::parse_image)]
+    pub image: Reference,
+
+    /// What to write, and where
+    #[arg(value_name = "TARGET", value_parser = values::parse_target)]
+    pub target: Target,
+
+    /// How blocks of a file system are packed
+    #[arg(long, value_name = "NAME", default_value = "zstd", value_parser = values::compression())]
+    pub compression: Compression,
+
+    /// Replace what is there
+    #[arg(long)]
+    pub force: bool,
+
+    /// Narrow the site's policy by this file; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub policy: Vec<PathBuf>,
+
+    /// Directory of images
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    /// Print one JSON object
     #[arg(long)]
     pub json: bool,
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use ric_images::{
-    Digest, DigestError, EnvironmentName, EnvironmentNameError, Reference, ReferenceError,
+    Compression, Digest, DigestError, EnvironmentName, EnvironmentNameError, Reference,
+    ReferenceError, Target, TargetError,
 };
 use ric_policies::{Access, Cpus, EngineName, Memory, Network, Pids, Time, Unit};
 use ric_runtime::{Fresh, UserChoice};
@@ -102,6 +103,13 @@ pub(super) fn engine() -> impl TypedValueParser<Value = EngineName> {
     ])
 }
 
+pub(super) fn compression() -> impl TypedValueParser<Value = Compression> {
+    one_of(&[
+        ("zstd", "small and fast to read", Compression::Zstd),
+        ("gzip", "read by kernels before 4.14 too", Compression::Gzip),
+    ])
+}
+
 pub(super) fn network() -> impl TypedValueParser<Value = Network> {
     one_of(&[
         ("loopback", "a network of its own with nothing but loopback", Network::Loopback),
@@ -153,6 +161,10 @@ pub(super) fn parse_kept(text: &str) -> Result<Kept, Problem> {
         return text.parse().map(Kept::Digest).map_err(|error: DigestError| error.to_string());
     }
     parse_image(text).map(Kept::Reference)
+}
+
+pub(super) fn parse_target(text: &str) -> Result<Target, Problem> {
+    text.parse().map_err(|error: TargetError| error.to_string())
 }
 
 pub(super) fn parse_size(text: &str) -> Result<u64, Problem> {

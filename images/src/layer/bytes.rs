@@ -15,7 +15,7 @@ pub(super) type Chunk = Arc<Vec<u8>>;
 /// The receiving end. Each chunk is `Some`, the proper end is `None`; a sender that goes away
 /// before it has failed, and knows why.
 #[derive(Debug)]
-pub(super) struct Bytes {
+pub(crate) struct Bytes {
     chunks: Receiver<Option<Chunk>>,
     current: Chunk,
     position: usize,

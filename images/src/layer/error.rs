@@ -166,13 +166,13 @@ pub enum Refused {
 }
 
 /// Text of untrusted bytes, safe for a terminal and of bounded length.
-pub(super) fn shown(bytes: &[u8]) -> String {
+pub(crate) fn shown(bytes: &[u8]) -> String {
     crate::shown::shown(&String::from_utf8_lossy(bytes))
 }
 
 /// What went wrong inside the tree, before anyone knows which layer it belongs to.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     Malformed {
         offset: u64,
         what: String,

@@ -15,43 +15,46 @@ use super::pax::{Extended, Moment, check_global};
 
 /// One entry, checked for what can be checked without the tree.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// As written, only never with a zero byte.
-    pub(super) path: Vec<u8>,
-    pub(super) kind: Kind,
-    pub(super) status: Status,
+    pub(crate) path: Vec<u8>,
+    pub(crate) kind: Kind,
+    pub(crate) status: Status,
     /// To be set, by full name.
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// That are not to be set.
-    pub(super) xattrs_ignored: u64,
+    pub(crate) xattrs_ignored: u64,
+    /// `security.capability`, one of those.
+    pub(crate) capability: Option<Vec<u8>>,
 }
 
 /// What an entry makes.
 #[derive(Debug)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Directory,
-    File {
-        bytes: u64,
-    },
-    HardLink {
-        target: Vec<u8>,
-    },
-    Symlink {
-        target: Vec<u8>,
-    },
+    File { bytes: u64 },
+    HardLink { target: Vec<u8> },
+    Symlink { target: Vec<u8> },
     Fifo,
-    /// A character or block device.
-    Device,
+    Device(Device),
+}
+
+/// A device node, by its numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Device {
+    pub(crate) is_block: bool,
+    pub(crate) major: u32,
+    pub(crate) minor: u32,
 }
 
 /// Mode, owner and time, whatever the kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Status {
+pub(crate) struct Status {
     /// Permission bits, set-user-id and sticky ones included.
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) mtime: Moment,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mtime: Moment,
 }
 
 /// Ids above cannot be mapped into every user namespace: the kernel takes them as signed in places.
@@ -64,7 +67,7 @@ const MTIME_MAX: i64 = (1 << 34) - (1 << 31) - 1;
 
 /// Reads entries from the tar. Content that the caller leaves is skipped.
 #[derive(Debug)]
-pub(super) struct Entries<'a> {
+pub(crate) struct Entries<'a> {
     bytes: Bytes,
     limits: &'a Limits,
     /// Content of the current entry that was not taken yet, and the padding after it.
@@ -73,12 +76,12 @@ pub(super) struct Entries<'a> {
 }
 
 impl<'a> Entries<'a> {
-    pub(super) fn new(bytes: Bytes, limits: &'a Limits) -> Entries<'a> {
+    pub(crate) fn new(bytes: Bytes, limits: &'a Limits) -> Entries<'a> {
         Entries { bytes, limits, content: 0, padding: 0 }
     }
 
     /// The next entry; none after the last, when all bytes of the tar were taken.
-    pub(super) fn next(&mut self) -> Result<Option<Entry>, Fault> {
+    pub(crate) fn next(&mut self) -> Result<Option<Entry>, Fault> {
         let mut extension = Extension::default();
         loop {
             self.content(|_| Ok(()))?;
@@ -132,7 +135,7 @@ impl<'a> Entries<'a> {
     }
 
     /// Hands the content of the current entry to `sink`, and takes the padding after it.
-    pub(super) fn content(
+    pub(crate) fn content(
         &mut self,
         sink: impl FnMut(&[u8]) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
@@ -193,7 +196,7 @@ impl<'a> Entries<'a> {
         if records.sparse {
             return Err(refuse(Refused::Sparse));
         }
-        let kind = kind_of(header.as_old().linkflag[0], &path, link, bytes).map_err(refuse)?;
+        let kind = kind_of(header, &path, link, bytes).map_err(refuse)?;
         if let Kind::File { bytes } = kind {
             self.begin_content(bytes);
         } else if bytes > 0 {
@@ -219,8 +222,8 @@ impl<'a> Entries<'a> {
                 }
             }),
         };
-        let Extended { xattrs, xattrs_ignored, .. } = records;
-        Ok(Entry { path, kind, status, xattrs, xattrs_ignored })
+        let Extended { xattrs, xattrs_ignored, capability, .. } = records;
+        Ok(Entry { path, kind, status, xattrs, xattrs_ignored, capability })
     }
 
     /// The size field, bounded before anyone allocates or waits for that much.
@@ -265,14 +268,21 @@ struct Extension {
     bytes: u64,
 }
 
-fn kind_of(flag: u8, path: &[u8], link: Vec<u8>, bytes: u64) -> Result<Kind, Refused> {
-    Ok(match flag {
+fn kind_of(header: &Header, path: &[u8], link: Vec<u8>, bytes: u64) -> Result<Kind, Refused> {
+    // Numbers that cannot be read stand for no device at all.
+    let number = |field: std::io::Result<Option<u32>>| field.ok().flatten().unwrap_or_default();
+    let device = |is_block| {
+        let (major, minor) = (number(header.device_major()), number(header.device_minor()));
+        Kind::Device(Device { is_block, major, minor })
+    };
+    Ok(match header.as_old().linkflag[0] {
         // Before POSIX, a directory was a file whose name ends in a slash.
         0 if path.ends_with(b"/") => Kind::Directory,
         0 | b'0' | b'7' => Kind::File { bytes },
         b'1' => Kind::HardLink { target: link },
         b'2' => Kind::Symlink { target: link },
-        b'3' | b'4' => Kind::Device,
+        b'3' => device(false),
+        b'4' => device(true),
         b'5' => Kind::Directory,
         b'6' => Kind::Fifo,
         b'S' => return Err(Refused::Sparse),

@@ -53,19 +53,22 @@ pub use remove::remove;
 pub use unpacked::LayerTar;
 pub use write::Contents;
 
+pub(crate) use bytes::Bytes;
+pub(crate) use error::{Fault, shown};
 pub(crate) use fingerprint::fingerprint;
 pub(crate) use head::Head;
+pub(crate) use header::{Device, Entries, Entry, Kind, Status};
 pub(crate) use measure::disk_bytes;
+pub(crate) use name::{LayerPath, Meaning, NAME_BYTES_MAX, clean, meaning, split};
 pub(crate) use pack::TarWriter;
-pub(crate) use pax::Moment;
-pub(crate) use spool::unnamed_file;
+pub(crate) use pax::{CAPABILITY, Moment};
+pub(crate) use spool::{Place, unnamed_file};
 pub(crate) use squashfs::{SUPERBLOCK_BYTES, Superblock, diff_id as squashfs_diff_id};
+pub(crate) use tree::IMPLIED;
 
 use crate::{Digest, LayerDescriptor, MediaType};
-use bytes::{Bytes, Chunk};
-use error::{Fault, shown};
+use bytes::Chunk;
 use packed::{Counted, Stop};
-use spool::Place;
 
 /// Chunks on their way to each thread: enough to even out large and small files.
 const CHUNKS_AHEAD: usize = 8;
@@ -84,7 +87,7 @@ pub fn unpack_layer(
     limits: &Limits,
     root: BorrowedFd<'_>,
 ) -> Result<Contents, LayerError> {
-    unpack(layer, blob, limits, root, Place::Within(root))
+    read_layer(layer, blob, limits, Place::Within(root), |bytes| write::write(bytes, limits, root))
 }
 
 /// As [`unpack_layer`], of a `blob` that is kept in the file `copy` as far as it was read.
@@ -95,24 +98,29 @@ pub(crate) fn unpack_kept_layer(
     root: BorrowedFd<'_>,
     copy: &File,
 ) -> Result<Contents, LayerError> {
-    unpack(layer, blob, limits, root, Place::Kept(copy))
+    read_layer(layer, blob, limits, Place::Kept(copy), |bytes| write::write(bytes, limits, root))
 }
 
-fn unpack(
+/// Hands the tar in `blob` to `read`, in a thread of its own, and returns what it makes of that,
+/// after the same checks as [`unpack_layer`].
+///
+/// # Errors
+/// As [`unpack_layer`]; a [`Fault`] of `read` becomes the error it stands for.
+pub(crate) fn read_layer<T: Send>(
     layer: &LayerDescriptor,
     blob: &mut dyn std::io::Read,
     limits: &Limits,
-    root: BorrowedFd<'_>,
     place: Place<'_>,
-) -> Result<Contents, LayerError> {
+    read: impl FnOnce(Bytes) -> Result<T, Fault> + Send,
+) -> Result<T, LayerError> {
     let blob = Counted::new(blob, layer);
     let verify = || blob.drain().map_err(|stop| from_stop(stop, layer));
-    let ended = run(layer, &blob, limits, root, place);
-    let (unpacked, written, diff_id) = ended.map_err(|source| no_thread(layer, source))?;
-    let failed = match (unpacked, written) {
-        (Ok(()), Ok(contents)) => {
+    let ended = run(layer, &blob, limits, place, read);
+    let Ended { unpacked, read, diff_id } = ended.map_err(|source| no_thread(layer, source))?;
+    let failed = match (unpacked, read) {
+        (Ok(()), Ok(made)) => {
             verify()?;
-            return check_diff_id(layer, diff_id).map(|()| contents);
+            return check_diff_id(layer, diff_id).map(|()| made);
         }
         (Ok(()) | Err(Stop::Refused), Err(fault)) => from_fault(fault, layer),
         (Err(stop), _) => from_stop(stop, layer),
@@ -127,29 +135,33 @@ fn unpack(
     Err(failed)
 }
 
-type Ended = (Result<(), Stop>, Result<Contents, Fault>, Digest);
+/// How the three threads ended.
+struct Ended<T> {
+    unpacked: Result<(), Stop>,
+    read: Result<T, Fault>,
+    diff_id: Digest,
+}
 
-/// Runs the three threads to their ends: unpacking, writing, and the digest of the tar.
-fn run(
+/// Runs the three threads to their ends: unpacking, reading entries, and the digest of the tar.
+fn run<T: Send>(
     layer: &LayerDescriptor,
     blob: &Counted<'_>,
     limits: &Limits,
-    root: BorrowedFd<'_>,
     place: Place<'_>,
-) -> std::io::Result<Ended> {
+    read: impl FnOnce(Bytes) -> Result<T, Fault> + Send,
+) -> std::io::Result<Ended<T>> {
     std::thread::scope(|scope| {
-        let (to_writer, for_writer) = sync_channel(CHUNKS_AHEAD);
+        let (to_reader, for_reader) = sync_channel(CHUNKS_AHEAD);
         let (to_hasher, for_hasher) = sync_channel(CHUNKS_AHEAD);
         // Where a user may have no more threads, the scope still ends: both channels close.
         let thread = std::thread::Builder::new;
-        let write = move || write::write(Bytes::new(for_writer), limits, root);
-        let writer = thread().spawn_scoped(scope, write)?;
+        let reader = thread().spawn_scoped(scope, move || read(Bytes::new(for_reader)))?;
         let hasher = thread().spawn_scoped(scope, move || hash(&for_hasher))?;
-        let unpacked = feed(layer, blob, limits, place, &to_writer, &to_hasher);
-        drop((to_writer, to_hasher));
-        let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let unpacked = feed(layer, blob, limits, place, &to_reader, &to_hasher);
+        drop((to_reader, to_hasher));
+        let read = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let diff_id = hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Ok((unpacked, written, diff_id))
+        Ok(Ended { unpacked, read, diff_id })
     })
 }
 
@@ -158,14 +170,14 @@ fn feed(
     blob: &Counted<'_>,
     limits: &Limits,
     place: Place<'_>,
-    writer: &SyncSender<Option<Chunk>>,
+    reader: &SyncSender<Option<Chunk>>,
     hasher: &SyncSender<Chunk>,
 ) -> Result<(), Stop> {
     let mut sink = |chunk: Chunk| {
-        hasher.send(Chunk::clone(&chunk)).is_ok() && writer.send(Some(chunk)).is_ok()
+        hasher.send(Chunk::clone(&chunk)).is_ok() && reader.send(Some(chunk)).is_ok()
     };
     packed::unpack(blob, layer.media_type, limits, place, &mut sink)?;
-    writer.send(None).map_err(|_| Stop::Refused)
+    reader.send(None).map_err(|_| Stop::Refused)
 }
 
 fn hash(chunks: &Receiver<Chunk>) -> Digest {
@@ -210,7 +222,7 @@ fn from_stop(stop: Stop, layer: &LayerDescriptor) -> LayerError {
             LayerError::Disk { call, path, diff_id, source }
         }
         Stop::Limit { limit, most } => LayerError::Limit { limit, most },
-        Stop::Refused => unreachable!("a writer that refuses chunks has failed"),
+        Stop::Refused => unreachable!("a reader that refuses chunks has failed"),
     }
 }
 

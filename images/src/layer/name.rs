@@ -4,7 +4,7 @@ use super::Limits;
 use super::error::{Fault, Refused};
 
 /// A name of more bytes fits in no directory (`NAME_MAX`, limits.h).
-pub(super) const NAME_BYTES_MAX: usize = 255;
+pub(crate) const NAME_BYTES_MAX: usize = 255;
 
 /// Marks a file of a lower layer as removed (OCI image-spec v1.1, layer.md, "Whiteouts").
 pub(super) const WHITEOUT_PREFIX: &[u8] = b".wh.";
@@ -13,11 +13,11 @@ pub(super) const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
 
 /// A path from the layer's root: components between single slashes, none of them empty, `.` or
 /// `..`. The root itself is empty.
-pub(super) type LayerPath = Vec<u8>;
+pub(crate) type LayerPath = Vec<u8>;
 
 /// What the last component of a name means.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Meaning<'a> {
+pub(crate) enum Meaning<'a> {
     /// The root of the layer.
     Root,
     /// Something called `name` in `parent`.
@@ -29,7 +29,7 @@ pub(super) enum Meaning<'a> {
 }
 
 /// Cleans the path of an entry or a hard link's target. Absolute ones start at the layer's root.
-pub(super) fn clean(raw: &[u8], limits: &Limits) -> Result<LayerPath, Fault> {
+pub(crate) fn clean(raw: &[u8], limits: &Limits) -> Result<LayerPath, Fault> {
     let refuse = |reason| Fault::Entry { path: raw.to_vec(), reason };
     if raw.is_empty() {
         return Err(refuse(Refused::EmptyName));
@@ -64,7 +64,7 @@ pub(super) fn join(parent: &[u8], name: &[u8]) -> LayerPath {
 }
 
 /// Splits the last component off.
-pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|b| *b == b'/') {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
         None => (b"", path),
@@ -86,7 +86,7 @@ pub(super) fn check_length(path: &[u8], limits: &Limits) -> Result<(), Fault> {
 }
 
 /// Tells entries from whiteouts.
-pub(super) fn meaning(path: &[u8]) -> Result<Meaning<'_>, Refused> {
+pub(crate) fn meaning(path: &[u8]) -> Result<Meaning<'_>, Refused> {
     if path.is_empty() {
         return Ok(Meaning::Root);
     }

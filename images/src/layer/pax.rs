@@ -17,6 +17,9 @@ pub(super) struct Extended {
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Attributes that may not be set.
     pub(super) xattrs_ignored: u64,
+    /// `security.capability`, counted as ignored: what a tree never gets but a file system made of
+    /// the layer may.
+    pub(super) capability: Option<Vec<u8>>,
     /// The entry is sparse in one of the PAX encodings.
     pub(super) sparse: bool,
 }
@@ -35,6 +38,9 @@ const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
 /// lists by uid) and `trusted.*` are never set.
 const XATTR_ALLOWED: &[u8] = b"user.";
 const XATTR_FORBIDDEN: &[u8] = b"user.overlay.";
+
+/// What a program may do though its user may not (capabilities(7), "File capabilities").
+pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 
 impl Extended {
     /// Reads the records of one extended header.
@@ -74,6 +80,9 @@ impl Extended {
             || name.len() == XATTR_ALLOWED.len()
         {
             self.xattrs_ignored += 1;
+            if name == CAPABILITY {
+                self.capability = Some(value.to_vec());
+            }
             return;
         }
         self.xattrs.retain(|(known, _)| known != name);

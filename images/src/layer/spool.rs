@@ -20,7 +20,7 @@ const NAME: &str = ".spool";
 
 /// Where a blob can be read at random.
 #[derive(Clone, Copy)]
-pub(super) enum Place<'a> {
+pub(crate) enum Place<'a> {
     /// Nowhere yet. In this still empty directory a file can be made.
     Within(BorrowedFd<'a>),
     /// In this file, once all of the blob was read: whoever is read from keeps it there.

@@ -30,7 +30,7 @@ const STEPS_MAX: usize = 1024;
 const OPEN_MAX: usize = 16;
 
 /// Who owns a directory that no entry names: containerd, Docker and Podman all make it so.
-const IMPLIED: Status =
+pub(crate) const IMPLIED: Status =
     Status { mode: 0o755, uid: 0, gid: 0, mtime: Moment { seconds: 0, nanoseconds: 0 } };
 
 /// Owner and mode are written last: until then each directory is ours and open to us.

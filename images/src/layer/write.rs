@@ -88,7 +88,7 @@ impl Writer<'_> {
                     Kind::HardLink { target } => self.hard_link(&parent, name, target),
                     Kind::Symlink { target } => self.symlink(&parent, name, target, entry),
                     Kind::Fifo => self.fifo(&parent, name, entry),
-                    Kind::Device => {
+                    Kind::Device(_) => {
                         self.contents.devices_left_out += 1;
                         Ok(())
                     }

@@ -3,6 +3,7 @@
 mod builds;
 mod calls;
 mod clean_up;
+mod conversions;
 mod examples;
 mod denials;
 mod docker_daemon;
@@ -31,6 +32,7 @@ pub(crate) fn all() -> Vec<Case> {
         refusals::cases(),
         root_files::cases(),
         docker_daemon::cases(),
+        conversions::cases(),
         clean_up::cases(),
         images_kept::cases(),
         examples::cases(),

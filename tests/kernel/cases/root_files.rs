@@ -30,10 +30,10 @@ pub(crate) fn cases() -> Vec<Case> {
 /// Shows what a root that was packed and unpacked has lost, if anything.
 const LOOK: &str = "cd /data; cat small link; wc -c <large; wc -c <hole; head -c 3 hole | wc -c; \
      [ small -ef again ] && echo linked; stat -c %a closed; readlink link; ls | wc -l";
-const SEEN: &str = "small\nsmall\n300000\n2000003\n3\nlinked\n700\nsmall\n6\n";
+pub(super) const SEEN: &str = "small\nsmall\n300000\n2000003\n3\nlinked\n700\nsmall\n6\n";
 
 /// A root of busybox, with what packers treat in different ways, as a squashfs.
-fn pack(stage: &Stage, packing: &str) -> Result<String, Failed> {
+pub(super) fn pack(stage: &Stage, packing: &str) -> Result<String, Failed> {
     let root = stage.home.join(format!("root-{packing}"));
     fill_root(&root)?;
     let data = root.join("data");
@@ -55,7 +55,7 @@ fn pack(stage: &Stage, packing: &str) -> Result<String, Failed> {
     Ok(to.into_owned())
 }
 
-fn look(stage: &Stage, image: &str) -> Result<Ran, Failed> {
+pub(super) fn look(stage: &Stage, image: &str) -> Result<Ran, Failed> {
     stage.cli(&["run", "--image", image, "--", "/bin/busybox", "sh", "-c", LOOK]).output()
 }
 

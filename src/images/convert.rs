@@ -1,0 +1,48 @@
+//! `images convert`: an image in another format.
+
+use indicatif::HumanBytes;
+use ric_images::{ConvertOptions, Existing, LeftOut};
+use serde_json::json;
+
+use crate::Answer;
+use crate::args::ConvertArgs;
+use crate::failure::Failure;
+use crate::progress::Bars;
+use crate::session::{self, Session};
+use crate::task;
+
+pub(super) fn convert(args: ConvertArgs) -> Result<Answer, Failure> {
+    let policy = session::load_policy(&args.policy)?;
+    let caller = task::read_caller()?;
+    let session = Session::open(policy, &caller, args.store.as_deref())?;
+    let manifest = session.look_up(&caller, &task::absolute(args.image)?)?;
+    let existing = if args.force { Existing::Replace } else { Existing::Keep };
+    let options = ConvertOptions { compression: args.compression, existing };
+    let converted = session.convert(&manifest, &args.target, options, &Bars::default())?;
+    let LeftOut { devices, xattrs, times_changed } = converted.left_out;
+    if args.json {
+        let answer = json!({
+            "reference": manifest.reference,
+            "identity": manifest.identity.to_string(),
+            "target": args.target.to_string(),
+            "size_bytes": converted.bytes,
+            "left_out": {
+                "devices": devices,
+                "xattrs": xattrs,
+                "times_changed": times_changed,
+            },
+        });
+        return Ok(Answer::json(&answer, 0));
+    }
+    let mut text = format!("{}  {}\n", args.target, HumanBytes(converted.bytes));
+    for (count, what) in [
+        (devices, "device nodes were left out"),
+        (xattrs, "extended attributes were left out"),
+        (times_changed, "times of change were brought to what the format holds"),
+    ] {
+        if count > 0 {
+            text += &format!("{count} {what}\n");
+        }
+    }
+    Ok(Answer::text(text))
+}

@@ -1,0 +1,78 @@
+//! Images in other formats: what other programs read of them, and that they run.
+
+use std::fs;
+
+use libtest_mimic::Failed;
+
+use super::root_files::{SEEN, look, pack};
+use crate::case::Case;
+use crate::commands::Command;
+use crate::launch::{Stage, claim};
+use crate::needs::Need;
+
+/// All of them.
+pub(crate) fn cases() -> Vec<Case> {
+    let all = vec![
+        Case::new("conversion_is_what_unsquashfs_reads", unsquashfs_reads),
+        Case::new("conversion_runs", conversion_runs),
+    ];
+    all.into_iter().map(|case| case.needs(&[Need::Busybox, Need::Mksquashfs])).collect()
+}
+
+/// Converts `image` to `target`, both in the grammar of the command line.
+fn convert(stage: &Stage, image: &str, target: &str, flags: &[&str]) -> Result<(), Failed> {
+    let store = stage.store().to_string_lossy().into_owned();
+    let words = [&["images", "convert", "--store", &store, image, target], flags].concat();
+    stage.cli(&words).output()?.expect_code(0).map(|_| ())
+}
+
+/// What `unsquashfs` lists: kind, mode, owner, size, time and name of everything. The size of a
+/// directory is that of its table, and each packer's own.
+fn listed(path: &str) -> Result<Vec<String>, Failed> {
+    let answer = Command::new(&["unsquashfs", "-lln", path]).output()?;
+    claim!(answer.code == Some(0), "unsquashfs: {}", answer.told());
+    let plain = |line: &str| {
+        let mut words: Vec<&str> = line.split_whitespace().collect();
+        if line.starts_with('d') {
+            words.remove(2);
+        }
+        words.join(" ")
+    };
+    let lines = answer.stdout.lines().filter(|line| line.contains("squashfs-root"));
+    Ok(lines.map(plain).collect())
+}
+
+/// The judge is the format's own tool, which packed what went in.
+fn unsquashfs_reads(stage: &Stage) -> Result<(), Failed> {
+    let packed = pack(stage, "gzip")?;
+    let expected = listed(&packed)?;
+    claim!(expected.len() > 10, "{expected:?}");
+    for compression in ["zstd", "gzip"] {
+        let target = stage.home.join(format!("converted-{compression}"));
+        let target = target.to_string_lossy();
+        let flags = ["--compression", compression];
+        convert(stage, &format!("squashfs:{packed}"), &format!("squashfs:{target}"), &flags)?;
+        let found = listed(&target)?;
+        claim!(found == expected, "{compression}: {found:#?} is not {expected:#?}");
+        let unpacked = stage.home.join(format!("unpacked-{compression}"));
+        let unpacked = unpacked.to_string_lossy();
+        let words = ["unsquashfs", "-q", "-n", "-d", &unpacked, &target, "data/large", "data/hole"];
+        let answer = Command::new(&words).output()?;
+        claim!(answer.code == Some(0), "unsquashfs: {}", answer.told());
+        for name in ["large", "hole"] {
+            let content = fs::read(format!("{unpacked}/data/{name}"))?;
+            let root = stage.home.join("root-gzip/data").join(name);
+            claim!(content == fs::read(root)?, "{compression}: {name} is another");
+        }
+    }
+    Ok(())
+}
+
+fn conversion_runs(stage: &Stage) -> Result<(), Failed> {
+    let packed = pack(stage, "gzip")?;
+    let target = format!("squashfs:{}", stage.home.join("converted").display());
+    convert(stage, &format!("squashfs:{packed}"), &target, &[])?;
+    let ran = look(stage, &target)?.expect_code(0)?;
+    claim!(ran.answer.stdout == SEEN, "{}", ran.answer.told());
+    Ok(())
+}
