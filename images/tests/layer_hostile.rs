@@ -240,6 +240,11 @@ fn whiteouts_stay_in_the_layer() {
                 Tree(&["canary/ 755 @0 user.overlay.opaque=y", "l -> ../canary @1000"]),
             ),
             ("dotdot", |_| new().file("../canary/.wh.secret", ""), Refused("`..`")),
+            (
+                "directory_by_a_link",
+                |_| new().symlink("d", ".wh.e").file("d/x", "x"),
+                Refused(MALFORMED),
+            ),
             ("of_nothing", |_| new().file(".wh.", ""), Refused(MALFORMED)),
             ("of_dot", |_| new().file("a/.wh..", ""), Refused(MALFORMED)),
             ("of_dotdot", |_| new().file("a/.wh...", ""), Refused(MALFORMED)),

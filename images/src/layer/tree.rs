@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use super::Limits;
 use super::error::{Fault, Refused, shown};
 use super::header::Status;
-use super::name::{LayerPath, NAME_BYTES_MAX, check_length, join, split};
+use super::name::{LayerPath, NAME_BYTES_MAX, WHITEOUT_PREFIX, check_length, join, split};
 use super::pax::Moment;
 use super::remove;
 
@@ -169,6 +169,10 @@ impl<'a> Tree<'a> {
             return Ok(path);
         }
         check_length(&path, self.limits)?;
+        if name.starts_with(WHITEOUT_PREFIX) {
+            // A link led here: no entry of such a name comes so far.
+            return Err(Fault::Entry { path, reason: Refused::Whiteout });
+        }
         if status.is_none() {
             self.count()?;
         }
