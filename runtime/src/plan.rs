@@ -67,17 +67,19 @@ pub fn plan(
     admit(task, policy)?;
     judge(&manifest.reference, policy)?;
     refuse_other_platform(manifest, host)?;
+    let engine = choose_engine(task, manifest, policy, host)?;
     let network = choose_network(task, policy)?;
     let identities = identity::identities(task, manifest, policy, host)?;
     let limits = limits::limits(task, policy, host)?;
     let mounts = mounts::mounts(task, policy, host, limits.memory_basis_bytes)?;
     let work = program::work(task, manifest, host, &identities.name, limits.deadline)?;
-    let decided = Decided { network, identities, limits, mounts };
+    let decided = Decided { engine, network, identities, limits, mounts };
     Ok(Plan { sandbox: sandbox(task, manifest, policy, host, decided)?, work })
 }
 
 /// What tasks and build steps are decided about differently.
 struct Decided {
+    engine: EngineName,
     network: Network,
     identities: Identities,
     limits: limits::Decided,
@@ -92,8 +94,7 @@ fn sandbox(
     host: &Host,
     decided: Decided,
 ) -> Result<Sandbox, Refusal> {
-    let Decided { network, identities, limits, mounts } = decided;
-    let engine = choose_engine(task, manifest, policy, host)?;
+    let Decided { engine, network, identities, limits, mounts } = decided;
     let namespaces = Namespaces { user: identities.user_namespace.is_some() };
     let mut enforced = limits.enforced;
     enforced.insert(Protection::Seccomp, SECCOMP.to_owned());

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use ric_images::{Identity, Manifest};
 use ric_policies::{Access, Network, Policy, Protection};
 
-use super::{Decided, Plan, identity, limits, mounts, program, sandbox, variables};
+use super::{Decided, Plan, choose_engine, identity, limits, mounts, program, sandbox, variables};
 use crate::admit::{admit, judge};
 use crate::{
     Admitted, Caller, Host, Identities, Mount, MountKind, PathFacts, Program, Refusal, Rule, Task,
@@ -97,6 +97,7 @@ pub fn plan_build(
     }
     super::refuse_other_platform(manifest, host)?;
     refuse_no_layers(manifest)?;
+    let engine = choose_engine(task, manifest, policy, host)?;
     let network = choose_network(task, policy);
     let identities = identity::of_build(step.user.as_deref(), &task.caller, host)?;
     let mut limits = limits::limits(task, policy, host)?;
@@ -115,7 +116,7 @@ pub fn plan_build(
         bounds: program::BOUNDS,
     };
     let is_root = identities.uid == 0;
-    let decided = Decided { network, identities, limits, mounts };
+    let decided = Decided { engine, network, identities, limits, mounts };
     let mut sandbox = sandbox(task, manifest, policy, host, decided)?;
     sandbox.root_access = Access::ReadWrite;
     if is_root {
