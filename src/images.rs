@@ -39,9 +39,9 @@ fn pull(args: PullArgs) -> Result<Answer, Failure> {
     let mut rows = Vec::new();
     for reference in args.images {
         let reference = task::absolute(reference)?;
-        let mut manifest = session.look_up(&caller, &reference)?;
+        let mut manifest = session.look_up(&caller, &reference, "pull")?;
         if session.make_store()? {
-            manifest = session.look_up(&caller, &reference)?;
+            manifest = session.look_up(&caller, &reference, "pull")?;
         }
         session.ensure(&manifest, Form::Layers, &Bars::default())?;
         rows.push(manifest);

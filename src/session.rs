@@ -78,10 +78,16 @@ impl Session {
         Ok(Decision { plan: plan.map_err(refused)?, manifest })
     }
 
-    /// What `image` is now, if policy admits it.
-    pub(crate) fn look_up(&self, caller: &Caller, image: &Reference) -> Result<Manifest, Failure> {
-        let task = Task::new(caller.clone(), image.clone(), WorkAsk::Command(Vec::new()));
-        let refused = |refusal| blame::refusal(format!("cannot pull image `{image}`"), &refusal);
+    /// What `image` is now, if policy admits it; `verb` is what shall be done with it.
+    pub(crate) fn look_up(
+        &self,
+        caller: &Caller,
+        image: &Reference,
+        verb: &str,
+    ) -> Result<Manifest, Failure> {
+        let local = self.local(image)?;
+        let task = Task::new(caller.clone(), local, WorkAsk::Command(Vec::new()));
+        let refused = |refusal| blame::refusal(format!("cannot {verb} image `{image}`"), &refusal);
         let admitted = admit(&task, &self.policy).map_err(refused)?;
         self.resolve(&admitted.references)
     }

@@ -15,7 +15,7 @@ pub(super) fn convert(args: ConvertArgs) -> Result<Answer, Failure> {
     let policy = session::load_policy(&args.policy)?;
     let caller = task::read_caller()?;
     let session = Session::open(policy, &caller, args.store.as_deref())?;
-    let manifest = session.look_up(&caller, &task::absolute(args.image)?)?;
+    let manifest = session.look_up(&caller, &task::absolute(args.image)?, "convert")?;
     let existing = if args.force { Existing::Replace } else { Existing::Keep };
     let options = ConvertOptions { compression: args.compression, existing };
     let converted = session.convert(&manifest, &args.target, options, &Bars::default())?;

@@ -69,6 +69,13 @@ fn builds_what_runs(stage: &Stage) -> Result<(), Failed> {
     claim!(ran.stdout.starts_with("/srv/data\nada\n"), "{}", ran.told());
     claim!(ran.stdout.contains("WHO=ada"), "{}", ran.told());
     claim!(ran.stderr.contains("/made: No such file"), "what was removed is there: {}", ran.told());
+    let (store, file) = (stage.store(), stage.home.join("tool.squashfs"));
+    let file = format!("squashfs:{}", file.display());
+    let words = ["images", "convert", "--store", &store.to_string_lossy(), "tool", &file];
+    stage.cli(&words).output()?.expect_code(0)?;
+    let words = ["run", "--image", &file, "--", "/bin/cat", "/srv/data/here"];
+    let ran = stage.cli(&words).output()?.expect_code(0)?.answer;
+    claim!(ran.stdout == "/srv/data\nada\n", "the built image as a file: {}", ran.told());
     no_work_left(stage)
 }
 

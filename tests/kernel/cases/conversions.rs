@@ -1,22 +1,49 @@
 //! Images in other formats: what other programs read of them, and that they run.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use libtest_mimic::Failed;
+use serde_json::json;
 
 use super::root_files::{SEEN, look, pack};
 use crate::case::Case;
 use crate::commands::Command;
+use crate::images::Image;
 use crate::launch::{Stage, claim};
 use crate::needs::Need;
+use crate::peers;
 
 /// All of them.
 pub(crate) fn cases() -> Vec<Case> {
-    let all = vec![
+    let mut all = vec![
         Case::new("conversion_is_what_unsquashfs_reads", unsquashfs_reads),
         Case::new("conversion_runs", conversion_runs),
     ];
-    all.into_iter().map(|case| case.needs(&[Need::Busybox, Need::Mksquashfs])).collect()
+    all = all.into_iter().map(|case| case.needs(&[Need::Busybox, Need::Mksquashfs])).collect();
+    let apptainer = Case::new("conversion_runs_in_apptainer", runs_in_apptainer);
+    all.push(apptainer.needs(&[Need::Root, Need::Busybox, Need::Apptainer]));
+    all
+}
+
+/// The real Apptainer opens a file system of every compression and runs a program in it.
+fn runs_in_apptainer(stage: &Stage) -> Result<(), Failed> {
+    let folder = peers::folder(&stage.home)?;
+    let image = Image::busybox(json!({}))?.docker_archive()?;
+    let image = format!("docker-archive:{}", stage.file("image.tar", image)?);
+    for compression in ["zstd", "gzip"] {
+        let file = stage.home.join(format!("{compression}.squashfs"));
+        let target = format!("squashfs:{}", file.display());
+        convert(stage, &image, &target, &["--compression", compression])?;
+        let there = folder.join("image.squashfs");
+        fs::copy(&file, &there)?;
+        fs::set_permissions(&there, fs::Permissions::from_mode(0o644))?;
+        let words = ["exec", "image.squashfs", "/bin/echo", "from apptainer"];
+        let ran = peers::apptainer(&folder, &words).output()?;
+        claim!(ran.code == Some(0), "{compression}: {}", ran.told());
+        claim!(ran.stdout == "from apptainer\n", "{compression}: {}", ran.told());
+    }
+    Ok(())
 }
 
 /// Converts `image` to `target`, both in the grammar of the command line.
