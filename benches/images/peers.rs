@@ -139,6 +139,11 @@ impl Apptainer {
         self.timed("apptainer build --force image.sif oci-archive:image.tar")
     }
 
+    /// What it has built.
+    pub(crate) fn sif(&self) -> PathBuf {
+        self.folder.join("image.sif")
+    }
+
     pub(crate) fn exec(&self) -> Done<Duration> {
         self.timed("apptainer exec image.sif /bin/true")
     }

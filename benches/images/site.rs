@@ -129,7 +129,7 @@ impl Site {
             store: self.base.join("store"),
             tag: format!("docker://{}", self.name()),
             pinned: format!("docker://{REGISTRY}/numpy@sha256:{}", self.manifest),
-            sif: self.path("ours.sif"),
+            file: self.path("ours.squashfs"),
         }
     }
 }
@@ -211,7 +211,7 @@ pub(crate) struct Ours {
     store: PathBuf,
     tag: String,
     pinned: String,
-    sif: PathBuf,
+    file: PathBuf,
 }
 
 impl Ours {
@@ -275,29 +275,29 @@ impl Ours {
     }
 
     /// From what the store has.
-    pub(crate) fn convert_to_sif(&self) -> Done<Duration> {
-        if self.sif.exists() {
-            fs::remove_file(&self.sif)?;
+    pub(crate) fn convert(&self) -> Done<Duration> {
+        if self.file.exists() {
+            fs::remove_file(&self.file)?;
         }
-        timed(self.images("convert", &self.tag).arg(format!("sif:{}", self.sif.display())))
+        timed(self.images("convert", &self.tag).arg(format!("squashfs:{}", self.file.display())))
     }
 
-    fn run_sif(&self) -> Command {
+    fn run(&self, sif: &Path) -> Command {
         let mut line = Command::new(OURS);
         line.args(["run", "--store"]).arg(&self.store);
-        line.args(["--image", &format!("sif:{}", self.sif.display()), "--", "/bin/true"]);
+        line.args(["--image", &format!("sif:{}", sif.display()), "--", "/bin/true"]);
         line
     }
 
     /// With a store that does not have it.
-    pub(crate) fn run_sif_first(&self) -> Done<Duration> {
+    pub(crate) fn run_first(&self, sif: &Path) -> Done<Duration> {
         self.empty_store()?;
-        timed(&mut self.run_sif())
+        timed(&mut self.run(sif))
     }
 
     /// With a store that has it.
-    pub(crate) fn run_sif_later(&self) -> Done<Duration> {
-        run(&mut self.run_sif())?;
-        timed(&mut self.run_sif())
+    pub(crate) fn run_later(&self, sif: &Path) -> Done<Duration> {
+        run(&mut self.run(sif))?;
+        timed(&mut self.run(sif))
     }
 }
