@@ -24,7 +24,10 @@ mod source;
 mod store;
 
 pub use access::{Access, Progress, Silent};
-pub use build::{AddError, Below, BuildError, Draft, Event, Terms, Workshop, build, write_entries};
+pub use build::{
+    AddError, Below, BuildError, CopyError, CopySource, Draft, Event, Terms, Workshop, build,
+    digest_copies, write_copies, write_entries,
+};
 pub use convert::{
     Compression, ConvertError, ConvertOptions, Converted, Existing, LeftOut, Target, TargetError,
     convert,

@@ -7,11 +7,12 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ric_images::{
-    Act, AddError, Below, BuildError, BuildRoom, Dockerfile, Draft, Event, Form, Image, Inputs,
-    Manifest, Network, Pack, Recipe, Reference, Run, RunFile, Store, Terms, Workshop,
+    Act, AddError, Below, BuildError, BuildRoom, CopyError, CopyFiles, CopySource, Digest,
+    Dockerfile, Draft, Event, Form, Image, Inputs, Manifest, Network, Origin, Pack, Recipe,
+    Reference, Run, RunFile, Store, Terms, Workshop,
 };
 use ric_runtime::{
     Actor, BuildStep, Caller, Container, IdMap, Outcome, PathFacts, Plan, Signals, Status, Stream,
@@ -39,12 +40,14 @@ pub(crate) fn build(args: BuildArgs) -> Result<Answer, Failure> {
     let mut session = Session::open(policy, &caller, args.store.as_deref())?;
     let reference = args.tag.clone();
     session.admit_built(&caller, &reference)?;
-    let recipe = recipe(&args, session.architecture())?;
+    let file = args.file.clone().unwrap_or_else(|| args.context.join("Dockerfile"));
+    let recipe = recipe(&args, &file, session.architecture())?;
+    let context = CopySource::context(&args.context, &file).map_err(|error| not_copied(&error))?;
     recipe.notes().iter().for_each(|note| telling.note(note));
     session.make_store()?;
     clear_left_rooms(&session, &caller)?;
     let limits = session.build_limits();
-    let mut shop = Shop { session: &session, caller, telling, reference, signals: None };
+    let mut shop = Shop { session: &session, caller, telling, reference, context, signals: None };
     let terms = Terms { store: session.store(), limits: &limits, cache: !args.no_cache };
     let built = ric_images::build(&recipe, terms, &mut shop);
     let reference = shop.reference.to_string();
@@ -129,6 +132,8 @@ struct Shop<'a> {
     telling: Telling,
     /// What the image will be called.
     reference: Reference,
+    /// What files are copied from.
+    context: CopySource,
     /// From the first step on, signals are the steps'.
     signals: Option<(signals::Wakeup, signals::Queue)>,
 }
@@ -174,7 +179,7 @@ impl Workshop for Shop<'_> {
         &mut self,
         act: &Act,
         below: &Below<'_>,
-        _stages: &dyn Fn(usize) -> Option<Image>,
+        stages: &dyn Fn(usize) -> Option<Image>,
         tar: &mut dyn Write,
     ) -> Result<(), Failure> {
         match act {
@@ -182,10 +187,25 @@ impl Workshop for Shop<'_> {
                 .map_err(|error| {
                     Failure::new(Actor::User, "cannot make the step's files").because(&error)
                 }),
-            Act::Copy(_) => Err(Failure::new(Actor::Us, "cannot copy files")
-                .cause("this version copies no files into images")),
+            Act::Copy(copy) => self.source(copy, stages).and_then(|from| {
+                let from = from.as_ref().unwrap_or(&self.context);
+                ric_images::write_copies(copy, from, &below.image.layers, tar)
+                    .map_err(|error| not_copied(&error))
+            }),
             Act::Run(_) => unreachable!("a command is run, and makes no files by itself"),
         }
+    }
+
+    fn digest(
+        &mut self,
+        copy: &CopyFiles,
+        below: &Below<'_>,
+        stages: &dyn Fn(usize) -> Option<Image>,
+    ) -> Result<Digest, Failure> {
+        let from = self.source(copy, stages)?;
+        let from = from.as_ref().unwrap_or(&self.context);
+        ric_images::digest_copies(copy, from, &below.image.layers)
+            .map_err(|error| not_copied(&error))
     }
 
     fn hear(&mut self, event: &Event<'_>) {
@@ -194,6 +214,27 @@ impl Workshop for Shop<'_> {
 }
 
 impl Shop<'_> {
+    /// Where files are copied from; `None` for the directory that is built from.
+    fn source(
+        &mut self,
+        copy: &CopyFiles,
+        stages: &dyn Fn(usize) -> Option<Image>,
+    ) -> Result<Option<CopySource>, Failure> {
+        let (name, image) = match &copy.from {
+            Origin::Context => return Ok(None),
+            Origin::Stage(number) => {
+                let image = stages(*number).expect("a stage takes files from stages before it");
+                (format!("stage {number}"), image)
+            }
+            Origin::Image(_) => {
+                return Err(Failure::new(Actor::User, "cannot copy files of an image")
+                    .cause("`--from` of an image is not supported")
+                    .hint("write `FROM IMAGE AS NAME` before it, and `--from=NAME`"));
+            }
+        };
+        CopySource::image(&name, &image.layers).map(Some).map_err(|error| not_copied(&error))
+    }
+
     fn plan(&self, run: &Run, files: ShownFiles, below: &Below<'_>) -> Result<Plan, Failure> {
         if !run.mounts.is_empty() {
             return Err(Failure::new(Actor::User, "cannot run the step")
@@ -271,6 +312,10 @@ impl Shop<'_> {
     }
 }
 
+fn not_copied(error: &CopyError) -> Failure {
+    Failure::new(Actor::User, "cannot copy files").because(error)
+}
+
 /// Where a step finds files, and what they are.
 type ShownFiles = Vec<(PathBuf, PathFacts)>;
 
@@ -313,12 +358,10 @@ fn refuse_failed(outcome: &Outcome, said: &str) -> Result<(), Failure> {
     })
 }
 
-/// The build file that was named, or the usual one of the directory.
-fn recipe(args: &BuildArgs, architecture: &str) -> Result<Dockerfile, Failure> {
-    let usual = || args.context.join("Dockerfile");
-    let file = args.file.clone().unwrap_or_else(usual);
+/// Reads the build file.
+fn recipe(args: &BuildArgs, file: &Path, architecture: &str) -> Result<Dockerfile, Failure> {
     let failed = || Failure::new(Actor::User, format!("cannot read {}", file.display()));
-    let bytes = std::fs::read(&file).map_err(|error| failed().because(&error))?;
+    let bytes = std::fs::read(file).map_err(|error| failed().because(&error))?;
     let inputs = Inputs {
         arguments: args.build_arg.iter().map(|v| (v.name.clone(), v.value.clone())).collect(),
         target: args.target.clone(),

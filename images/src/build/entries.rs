@@ -1,5 +1,6 @@
 //! A layer of what a recipe itself holds: directories, files and links.
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -21,7 +22,7 @@ use crate::layer::{Head, Moment, TarWriter};
 /// owner that is a name.
 pub fn write_entries(entries: &[Entry], layers: &[PathBuf], tar: &mut dyn Write) -> io::Result<()> {
     let merged = Merged::open(layers)?;
-    let mut writer = Writer { merged, written: Vec::new(), tar: TarWriter::new(tar) };
+    let mut writer = Writer { merged, written: HashSet::new(), tar: TarWriter::new(tar) };
     for entry in entries {
         match entry {
             Entry::Directory { path, owner } => {
@@ -29,13 +30,13 @@ pub fn write_entries(entries: &[Entry], layers: &[PathBuf], tar: &mut dyn Write)
                 writer.directory(path.as_bytes(), owner)?;
             }
             Entry::File { path, content, mode } => {
-                let path = writer.parent(path)?;
+                let path = writer.parent(path, (0, 0))?;
                 let bytes = content.len() as u64;
                 let head = Head { bytes, ..head(&path, EntryType::Regular, *mode, (0, 0)) };
                 writer.tar.file(&head, content.as_bytes())?;
             }
             Entry::Link { path, target } => {
-                let path = writer.parent(path)?;
+                let path = writer.parent(path, (0, 0))?;
                 let head = head(&path, EntryType::Symlink, 0o777, (0, 0));
                 writer.tar.entry(&Head { target: target.as_bytes(), ..head })?;
             }
@@ -44,37 +45,37 @@ pub fn write_entries(entries: &[Entry], layers: &[PathBuf], tar: &mut dyn Write)
     writer.tar.finish()
 }
 
-struct Writer<'a> {
-    merged: Merged,
+pub(super) struct Writer<'a> {
+    pub(super) merged: Merged,
     /// Directories that the tar has.
-    written: Vec<Vec<u8>>,
-    tar: TarWriter<&'a mut dyn Write>,
+    pub(super) written: HashSet<Vec<u8>>,
+    pub(super) tar: TarWriter<&'a mut dyn Write>,
 }
 
 impl Writer<'_> {
     /// Makes a directory, or repeats it: where it really is.
-    fn directory(&mut self, path: &[u8], owner: (u32, u32)) -> io::Result<Vec<u8>> {
+    pub(super) fn directory(&mut self, path: &[u8], owner: (u32, u32)) -> io::Result<Vec<u8>> {
         let way = self.merged.way(path)?;
         for there in &way.there {
             if let Some(stat) = self.merged.stat(there)?.filter(|_| !self.written.contains(there)) {
                 self.tar.entry(&Head { kind: EntryType::Directory, ..like(there, &stat) })?;
-                self.written.push(there.clone());
+                self.written.insert(there.clone());
             }
         }
         let last = way.missing.last().or(way.there.last()).cloned().unwrap_or_default();
         for missing in way.missing {
             if !self.written.contains(&missing) {
                 self.tar.entry(&head(&missing, EntryType::Directory, 0o755, owner))?;
-                self.written.push(missing);
+                self.written.insert(missing);
             }
         }
         Ok(last)
     }
 
     /// Where `path` really is, after the way to it was made.
-    fn parent(&mut self, path: &str) -> io::Result<Vec<u8>> {
+    pub(super) fn parent(&mut self, path: &str, owner: (u32, u32)) -> io::Result<Vec<u8>> {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-        let parent = self.directory(parent.as_bytes(), (0, 0))?;
+        let parent = self.directory(parent.as_bytes(), owner)?;
         let name = name.as_bytes();
         Ok(if parent.is_empty() {
             name.to_vec()
@@ -84,20 +85,20 @@ impl Writer<'_> {
     }
 }
 
-fn head(path: &[u8], kind: EntryType, mode: u32, (uid, gid): (u32, u32)) -> Head<'_> {
+pub(super) fn head(path: &[u8], kind: EntryType, mode: u32, (uid, gid): (u32, u32)) -> Head<'_> {
     let mtime = Moment { seconds: 0, nanoseconds: 0 };
     Head { path, kind, target: b"", bytes: 0, mode, uid, gid, mtime, xattrs: &[] }
 }
 
 /// A directory as it is. To those who own all of their trees, all of them are root's.
-fn like<'a>(path: &'a [u8], stat: &Stat) -> Head<'a> {
+pub(super) fn like<'a>(path: &'a [u8], stat: &Stat) -> Head<'a> {
     let own = rustix::process::geteuid().as_raw();
     let owner = if own == 0 { (stat.st_uid, stat.st_gid) } else { (0, 0) };
     let mtime = Moment { seconds: stat.st_mtime, nanoseconds: 0 };
     Head { mtime, ..head(path, EntryType::Directory, stat.st_mode & 0o7777, owner) }
 }
 
-fn numbers(owner: &str) -> io::Result<(u32, u32)> {
+pub(super) fn numbers(owner: &str) -> io::Result<(u32, u32)> {
     let (uid, gid) = owner.split_once(':').unwrap_or((owner, owner));
     let number = |text: &str| {
         let named = || format!("the owner {text:?} is a name, and only numbers are followed");

@@ -1,11 +1,14 @@
 //! What stacked layers show, without mounting them.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
+
+use crate::layer::{join, sorted_names};
 
 /// Links that are followed on one way (`MAXSYMLINKS`, path_resolution(7)).
 const LINKS_MAX: usize = 40;
@@ -60,6 +63,83 @@ impl Merged {
             }
         }
         Ok(None)
+    }
+
+    /// Names in the directory `path`, sorted; none if it is no directory.
+    pub(crate) fn names(&self, path: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        let mut names: Vec<Vec<u8>> = Vec::new();
+        for tree in &self.trees {
+            match find(tree, path)? {
+                Found::Shown(stat) if is(&stat, FileType::Directory) => {
+                    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+                    let directory = open_as(tree, path, flags)?;
+                    let here = sorted_names(directory.as_fd())?;
+                    names.extend(here.iter().map(|name| name.to_bytes().to_vec()));
+                    if is_opaque(tree, &join(path, b"*"))? {
+                        break;
+                    }
+                }
+                Found::Shown(_) | Found::Hidden => break,
+                Found::Below => {}
+            }
+        }
+        names.sort_unstable();
+        names.dedup();
+        let mut shown = Vec::with_capacity(names.len());
+        for name in names {
+            if self.stat(&join(path, &name))?.is_some() {
+                shown.push(name);
+            }
+        }
+        Ok(shown)
+    }
+
+    /// Opens the regular file at `path`.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none; no link is followed.
+    pub(crate) fn file(&self, path: &[u8]) -> io::Result<(File, Stat)> {
+        for tree in &self.trees {
+            match find(tree, path)? {
+                Found::Shown(_) => {
+                    let file = open_as(tree, path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+                    let stat = rustix::fs::fstat(&file)?;
+                    if !is(&stat, FileType::RegularFile) {
+                        break;
+                    }
+                    return Ok((File::from(file), stat));
+                }
+                Found::Hidden => break,
+                Found::Below => {}
+            }
+        }
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    /// Where `path` really is, links followed within the image; nothing if it is not there.
+    pub(crate) fn real(&self, path: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let mut path = path.to_vec();
+        for _ in 0..=LINKS_MAX {
+            let slash = path.iter().rposition(|byte| *byte == b'/');
+            let (parent, name) =
+                slash.map_or((&path[..0], &path[..]), |slash| (&path[..slash], &path[slash + 1..]));
+            let is_directory = name.is_empty() || name == b"." || name == b"..";
+            let way = self.way(if is_directory { &path } else { parent })?;
+            if !way.missing.is_empty() {
+                return Ok(None);
+            }
+            let parent = way.there.last().cloned().unwrap_or_default();
+            if is_directory {
+                return Ok(Some(parent));
+            }
+            let here = join(&parent, name);
+            match self.link(&here)? {
+                Some(target) if target.starts_with(b"/") => path = target,
+                Some(target) => path = join(&parent, &target),
+                None => return Ok(self.stat(&here)?.map(|_| here)),
+            }
+        }
+        Err(Errno::LOOP.into())
     }
 
     /// The way to the directory `path`, links followed within the image.
@@ -161,11 +241,16 @@ fn is_opaque(tree: &OwnedFd, path: &[u8]) -> io::Result<bool> {
 }
 
 fn open(tree: &OwnedFd, path: &[u8]) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    open_as(tree, path, OFlags::PATH)
+}
+
+fn open_as(tree: &OwnedFd, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let path = if path.is_empty() { b"." } else { path };
     rustix::fs::openat2(tree, path, flags, Mode::empty(), resolve)
 }
 
-fn is(stat: &Stat, kind: FileType) -> bool {
+pub(super) fn is(stat: &Stat, kind: FileType) -> bool {
     FileType::from_raw_mode(stat.st_mode) == kind
 }

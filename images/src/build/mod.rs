@@ -3,20 +3,23 @@
 //! What needs a sandbox, a network or the user's files is asked of a [`Workshop`]. A layer is made
 //! once: what a step makes is noted under a key of all that it is made from.
 
+mod copy;
 mod entries;
 mod image;
 mod layer;
 mod merged;
+mod patterns;
 
 use std::fmt::Debug;
 use std::io::Write;
 
 use crate::store::LeasedLayer;
 use crate::{
-    Act, Base, Digest, History, Image, Key, LayerDescriptor, Lease, Limits, Manifest, Recipe,
-    RecipeError, Reference, Run, Step, Store, StoreError,
+    Act, Base, CopyFiles, Digest, History, Image, Key, LayerDescriptor, Lease, Limits, Manifest,
+    Recipe, RecipeError, Reference, Run, Step, Store, StoreError,
 };
 
+pub use copy::{CopyError, CopySource, digest_copies, write_copies};
 pub use entries::write_entries;
 pub use image::Draft;
 pub use layer::AddError;
@@ -53,6 +56,17 @@ pub trait Workshop {
         stages: &dyn Fn(usize) -> Option<Image>,
         tar: &mut dyn Write,
     ) -> Result<(), Self::Error>;
+
+    /// Digests what a layer that copies files would hold, times aside: part of its key.
+    ///
+    /// # Errors
+    /// As [`Workshop::files`].
+    fn digest(
+        &mut self,
+        copy: &CopyFiles,
+        below: &Below<'_>,
+        stages: &dyn Fn(usize) -> Option<Image>,
+    ) -> Result<Digest, Self::Error>;
 
     /// Hears how the build gets on.
     fn hear(&mut self, event: &Event<'_>);
@@ -264,17 +278,25 @@ impl Build<'_> {
             ..so_far.image.clone()
         };
         let below = Below { draft: &so_far.draft, image, base: so_far.base.as_deref() };
-        let key = key(act, &so_far.draft);
+        let stage = |number: usize| {
+            let finished = self.finished.get(number).and_then(Option::as_ref);
+            finished.map(|finished| finished.image.clone())
+        };
+        let key = match act {
+            Act::Run(run) => Some(run_key(run, act, &so_far.draft)),
+            Act::Copy(copy) => {
+                let files = workshop.digest(copy, &below, &stage);
+                let files = files.map_err(|cause| AddError::Made { cause })?;
+                Some(whole_key(&files.to_string(), act, &so_far.draft))
+            }
+            Act::Write(_) => None,
+        };
         if let Some(key) = key.filter(|_| cache)
             && let Some((layer, leased)) = store.lease_build(&key).map_err(unkept)?
         {
             workshop.hear(&Event::Cached { layer: &layer });
             return Ok((layer, leased));
         }
-        let stage = |number: usize| {
-            let finished = self.finished.get(number).and_then(Option::as_ref);
-            finished.map(|finished| finished.image.clone())
-        };
         let (layer, leased) = store.lease_built(limits, |tar| match act {
             Act::Run(run) => workshop.run(run, &below, tar),
             Act::Copy(_) | Act::Write(_) => workshop.files(act, &below, &stage, tar),
@@ -314,14 +336,20 @@ fn upon(manifest: Manifest, image: Image) -> Finished {
     Finished { draft, image, base }
 }
 
-/// What names the layer of a step before it is made: all that it is made from. `None`: only making
-/// it tells, as for files of the user's.
-fn key(act: &Act, below: &Draft) -> Option<Digest> {
-    let Act::Run(run) = act else { return None };
-    let below = match &run.key {
-        Key::Below => below.chain().to_string(),
-        Key::Stated(text) => format!("stated {text}"),
-    };
+/// What names the layer of a command before it is made: all that it is made from.
+fn run_key(run: &Run, act: &Act, below: &Draft) -> Digest {
+    match &run.key {
+        Key::Below => key(&below.chain().to_string(), act),
+        Key::Stated(text) => key(&format!("stated {text}"), act),
+    }
+}
+
+/// What names a layer of files with this digest.
+fn whole_key(files: &str, act: &Act, below: &Draft) -> Digest {
+    key(&format!("{}\n{files}", below.chain()), act)
+}
+
+fn key(from: &str, act: &Act) -> Digest {
     let act = serde_json::to_string(act).expect("texts, numbers and lists have a JSON form");
-    Some(Digest::of(format!("{KEY_FORM}\n{below}\n{act}").as_bytes()))
+    Digest::of(format!("{KEY_FORM}\n{from}\n{act}").as_bytes())
 }

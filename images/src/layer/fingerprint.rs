@@ -129,7 +129,7 @@ pub(super) fn open(parent: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> Result
     }
 }
 
-pub(super) fn sorted_names(directory: BorrowedFd<'_>) -> Result<Vec<CString>> {
+pub(crate) fn sorted_names(directory: BorrowedFd<'_>) -> Result<Vec<CString>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(directory)? {
         let name = entry?.file_name().to_owned();

@@ -55,11 +55,13 @@ pub use write::Contents;
 
 pub(crate) use bytes::Bytes;
 pub(crate) use error::{Fault, shown};
-pub(crate) use fingerprint::fingerprint;
+pub(crate) use fingerprint::{fingerprint, sorted_names};
 pub(crate) use head::Head;
 pub(crate) use header::{Device, Entries, Entry, Kind, Status};
 pub(crate) use measure::disk_bytes;
-pub(crate) use name::{LayerPath, Meaning, NAME_BYTES_MAX, clean, meaning, split};
+pub(crate) use name::{
+    LayerPath, Meaning, NAME_BYTES_MAX, WHITEOUT_PREFIX, clean, join, meaning, split,
+};
 pub(crate) use pack::TarWriter;
 pub(crate) use pax::{CAPABILITY, Moment};
 pub(crate) use spool::{Place, unnamed_file};

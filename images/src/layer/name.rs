@@ -7,7 +7,7 @@ use super::error::{Fault, Refused};
 pub(crate) const NAME_BYTES_MAX: usize = 255;
 
 /// Marks a file of a lower layer as removed (OCI image-spec v1.1, layer.md, "Whiteouts").
-pub(super) const WHITEOUT_PREFIX: &[u8] = b".wh.";
+pub(crate) const WHITEOUT_PREFIX: &[u8] = b".wh.";
 /// Marks a directory whose lower contents are removed ("Opaque Whiteout").
 pub(super) const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
 
@@ -56,7 +56,7 @@ pub(super) fn push(path: &mut LayerPath, component: &[u8]) {
 }
 
 /// The path of `name` in `parent`.
-pub(super) fn join(parent: &[u8], name: &[u8]) -> LayerPath {
+pub(crate) fn join(parent: &[u8], name: &[u8]) -> LayerPath {
     let mut path = Vec::with_capacity(parent.len() + 1 + name.len());
     path.extend_from_slice(parent);
     push(&mut path, name);

@@ -17,6 +17,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("builds_what_runs_by_its_name", builds_what_runs).people(EVERYONE),
         Case::new("builds_again_what_has_changed_and_no_more", builds_again).people(BOTH),
+        Case::new("build_copies_files_and_again_if_they_change", copies_files).people(BOTH),
         Case::new("build_step_has_owners_of_its_own", has_owners).people(BOTH),
         Case::new("build_step_is_held_like_a_task", is_held).people(EVERYONE),
         Case::new("failed_build_shows_where_and_opens_a_shell", shows_where),
@@ -96,6 +97,41 @@ fn builds_again(stage: &Stage) -> Result<(), Failed> {
     // The twin: without the cache all is made anew.
     let anew = build(stage, &["--no-cache"], &folder)?.expect_code(0)?.answer;
     claim!(ran(&anew, "first-step"), "{}", anew.told());
+    no_work_left(stage)
+}
+
+fn copies_files(stage: &Stage) -> Result<(), Failed> {
+    let text = "RUN busybox mkdir /base && echo made >/base/made\nFROM busybox-again\n\
+                WORKDIR /srv\nCOPY app app/\nCOPY --from=first /base/made .\n\
+                RUN echo after-copy && cat app/main made";
+    let folder = recipe(stage, text)?;
+    let file = format!("{folder}/Dockerfile");
+    let read = fs::read_to_string(&file)?;
+    let base = read.lines().next().unwrap_or_default().to_owned();
+    let read = read.replacen(&base, &format!("{base} AS first"), 1);
+    fs::write(&file, read.replace("FROM busybox-again", &base))?;
+    fs::create_dir_all(format!("{folder}/app/lib"))?;
+    fs::write(format!("{folder}/app/main"), "one\n")?;
+    fs::write(format!("{folder}/app/lib/secret.log"), "x")?;
+    fs::write(format!("{folder}/.dockerignore"), "**/*.log\n")?;
+    let says = |told: &crate::commands::Answer, line: &str| told.stderr.lines().any(|l| l == line);
+    let first = build(stage, &[], &folder)?.expect_code(0)?.answer;
+    claim!(says(&first, "one") && says(&first, "made"), "{}", first.told());
+    let shown = run_tool(stage, &["--", "/bin/busybox", "find", "/srv"])?;
+    let mut shown: Vec<&str> = shown.lines().collect();
+    shown.sort_unstable();
+    let expected = ["/srv", "/srv/app", "/srv/app/lib", "/srv/app/main", "/srv/made"];
+    claim!(shown == expected, "the image has {shown:?}");
+    // Written again with another time, and what is left out changed: nothing to be made.
+    fs::write(format!("{folder}/app/lib/secret.log"), "y")?;
+    let written = fs::File::create(format!("{folder}/app/main"))?;
+    std::io::Write::write_all(&mut &written, b"one\n")?;
+    written.set_modified(std::time::UNIX_EPOCH)?;
+    let again = build(stage, &[], &folder)?.expect_code(0)?.answer;
+    claim!(again.stdout == first.stdout && !says(&again, "after-copy"), "{}", again.told());
+    fs::write(format!("{folder}/app/main"), "two\n")?;
+    let changed = build(stage, &[], &folder)?.expect_code(0)?.answer;
+    claim!(says(&changed, "two"), "{}", changed.told());
     no_work_left(stage)
 }
 
