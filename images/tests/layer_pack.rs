@@ -67,6 +67,8 @@ fn every_kind_of_entry_is_packed_in_order() {
     let owner = if is_root() { "5:6" } else { "own" };
     assert_eq!(shown[0], format!("a-link 0 4755 {owner} @7 content"));
     assert_eq!(shown[2], format!("b/file 1 4755 {owner} @7 a-link"));
+    let gone = if is_root() { "b/.wh.gone 0 0 0:0 @0 " } else { "b/.wh.gone 0 0 own @0 " };
+    assert_eq!(shown[3], gone);
     assert!(shown[5].starts_with("d 6 622 "), "{}", shown[5]);
 }
 

@@ -191,7 +191,9 @@ impl Walk<'_> {
     fn removal(&mut self, path: &[u8], stat: &Stat) -> io::Result<()> {
         let head = self.head(path, stat, EntryType::Regular);
         self.packed.entries += 1;
-        self.tar.entry(&Head { bytes: 0, mode: 0, uid: 0, gid: 0, ..head })
+        // When something was removed is no part of what is left.
+        let mtime = Moment::default();
+        self.tar.entry(&Head { bytes: 0, mode: 0, uid: 0, gid: 0, mtime, ..head })
     }
 
     fn head<'a>(&self, path: &'a [u8], stat: &Stat, kind: EntryType) -> Head<'a> {
