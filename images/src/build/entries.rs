@@ -9,7 +9,7 @@ use tar::EntryType;
 
 use super::merged::Merged;
 use crate::Entry;
-use crate::layer::{Head, Moment, TarWriter};
+use crate::layer::{Head, Moment, TarWriter, join};
 
 /// Writes the tar of a layer with `entries` for an image of these trees, lowest first.
 ///
@@ -76,12 +76,7 @@ impl Writer<'_> {
     pub(super) fn parent(&mut self, path: &str, owner: (u32, u32)) -> io::Result<Vec<u8>> {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
         let parent = self.directory(parent.as_bytes(), owner)?;
-        let name = name.as_bytes();
-        Ok(if parent.is_empty() {
-            name.to_vec()
-        } else {
-            [&parent, b"/".as_slice(), name].concat()
-        })
+        Ok(join(&parent, name.as_bytes()))
     }
 }
 

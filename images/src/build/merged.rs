@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use crate::layer::{join, sorted_names};
+use crate::layer::{is_opaque as is_marked_opaque, join, sorted_names, split};
 
 /// Links that are followed on one way (`MAXSYMLINKS`, path_resolution(7)).
 const LINKS_MAX: usize = 40;
@@ -120,9 +120,7 @@ impl Merged {
     pub(crate) fn real(&self, path: &[u8]) -> io::Result<Option<Vec<u8>>> {
         let mut path = path.to_vec();
         for _ in 0..=LINKS_MAX {
-            let slash = path.iter().rposition(|byte| *byte == b'/');
-            let (parent, name) =
-                slash.map_or((&path[..0], &path[..]), |slash| (&path[..slash], &path[slash + 1..]));
+            let (parent, name) = split(&path);
             let is_directory = name.is_empty() || name == b"." || name == b"..";
             let way = self.way(if is_directory { &path } else { parent })?;
             if !way.missing.is_empty() {
@@ -158,7 +156,7 @@ impl Merged {
                 continue;
             }
             let last = way.missing.last().or(way.there.last());
-            let next = last.map_or(name.clone(), |last| [last, b"/".as_slice(), &name].concat());
+            let next = join(last.map_or(b"", Vec::as_slice), &name);
             if !way.missing.is_empty() {
                 way.missing.push(next);
                 continue;
@@ -230,11 +228,8 @@ fn is_opaque(tree: &OwnedFd, path: &[u8]) -> io::Result<bool> {
         parent = &parent[..slash];
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(tree, parent, flags, Mode::empty())?;
-        let mut value = [0; 1];
-        match rustix::fs::fgetxattr(&directory, c"user.overlay.opaque", &mut value[..]) {
-            Ok(1) if value == *b"y" => return Ok(true),
-            Ok(_) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => {}
-            Err(errno) => return Err(errno.into()),
+        if is_marked_opaque(directory.as_fd())? {
+            return Ok(true);
         }
     }
     Ok(false)

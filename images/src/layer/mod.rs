@@ -62,7 +62,7 @@ pub(crate) use measure::disk_bytes;
 pub(crate) use name::{
     LayerPath, Meaning, NAME_BYTES_MAX, WHITEOUT_PREFIX, clean, join, meaning, split,
 };
-pub(crate) use pack::TarWriter;
+pub(crate) use pack::{TarWriter, is_opaque};
 pub(crate) use pax::{CAPABILITY, Moment};
 pub(crate) use spool::{Place, unnamed_file};
 pub(crate) use squashfs::{SUPERBLOCK_BYTES, Superblock, diff_id as squashfs_diff_id};

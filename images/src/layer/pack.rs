@@ -231,7 +231,7 @@ fn attributes(file: BorrowedFd<'_>) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
 }
 
 /// Whether overlayfs shows nothing of lower layers in this directory.
-fn is_opaque(directory: BorrowedFd<'_>) -> io::Result<bool> {
+pub(crate) fn is_opaque(directory: BorrowedFd<'_>) -> io::Result<bool> {
     for name in [c"trusted.overlay.opaque", c"user.overlay.opaque"] {
         let mut value = [0; 2];
         match rustix::fs::fgetxattr(directory, name, &mut value[..]) {

@@ -45,10 +45,9 @@ impl LayerTar {
         limits: &Limits,
     ) -> Result<LayerTar, LayerError> {
         let (sender, pieces) = sync_channel(CHUNKS_AHEAD);
-        let unpacking = { (layer.clone(), limits.clone()) };
+        let (whose, limits) = (layer.clone(), limits.clone());
         let unpack = move || {
-            let (layer, limits) = unpacking;
-            let end = match unpack(&layer, &blob, &limits, &sender) {
+            let end = match unpack(&whose, &blob, &limits, &sender) {
                 Ok(()) => Piece::End,
                 Err(Some(error)) => Piece::Failure(error),
                 Err(None) => return,

@@ -130,18 +130,8 @@ impl RegistryError {
 
     /// How long the registry asks to wait before it is asked again.
     pub(super) fn retry_after(&self) -> Option<Duration> {
-        match self {
-            RegistryError::Status { retry_after, .. } => *retry_after,
-            RegistryError::Http { .. }
-            | RegistryError::NotFound { .. }
-            | RegistryError::Unauthorized { .. }
-            | RegistryError::Refused { .. }
-            | RegistryError::Credentials { .. }
-            | RegistryError::Token { .. }
-            | RegistryError::Redirect { .. }
-            | RegistryError::Document { .. }
-            | RegistryError::TooLarge { .. } => None,
-        }
+        let RegistryError::Status { retry_after, .. } = self else { return None };
+        *retry_after
     }
 
     /// Whether asking once more may help.
