@@ -19,6 +19,7 @@ mod pull;
 mod recipe;
 mod reference;
 mod resolve;
+mod shifter_meta;
 mod shown;
 mod source;
 mod store;
@@ -51,6 +52,7 @@ pub use recipe::{
 };
 pub use reference::{Part, Reference, ReferenceError, RegistryName};
 pub use resolve::{ResolveError, resolve};
+pub use shifter_meta::{META_BYTES_MAX, MetaError, ShifterFormat, ShifterMeta, UnwritableMeta};
 pub use source::{DockerError, HttpError, LocalDocker, RegistryError, SourceError, Timeouts};
 pub use store::{
     BuildRoom, Collect, Collected, Damage, Lease, Store, StoreError, StoredError, StoredImage,
