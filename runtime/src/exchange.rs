@@ -25,7 +25,7 @@ pub use assembler::{Assembler, ERROR_BYTES_MAX, Received, Wanted};
 pub use ending::{Answer, ExchangeError, Side};
 pub use letters::{Declined, Interpreter, Raised, Reason};
 
-use crate::frame::{Kind, NO_TASK, Part, Sha256Digest, TaskId, hex};
+use crate::frame::{Kind, NO_TASK, Part, Party, Sha256Digest, TaskId, hex};
 use crate::{Arguments, Bounds, Call, PayloadDigests};
 use ending::{broke, io_error};
 use letters::{CallMetadata, FunctionMetadata, JsonArguments, NeedMetadata, OwnerHello};
@@ -251,6 +251,9 @@ impl Exchange {
     fn read_reply(&mut self, received: Received) -> Result<Option<Answer>, ExchangeError> {
         let State::Waiting(pending) = &mut self.state else { return Ok(None) };
         let Received { header, metadata, payload } = received;
+        if !header.kind.is_sent_by(Party::Worker) {
+            return Err(broke("sent a frame that only its owner may send"));
+        }
         if header.kind == Kind::Hello {
             if self.interpreter.is_some() {
                 return Err(broke("greeted twice"));
@@ -285,9 +288,23 @@ impl Exchange {
                 self.outgoing.push(&pending.call)?;
                 Ok(None)
             }
-            Kind::Hello | Kind::Corrupt | Kind::Function | Kind::Call => {
-                Err(broke("sent a frame that only its owner may send"))
-            }
+            Kind::Hello
+            | Kind::Corrupt
+            | Kind::Ready
+            | Kind::Child
+            | Kind::Function
+            | Kind::Call
+            | Kind::Modules
+            | Kind::Again
+            | Kind::Open
+            | Kind::Opened
+            | Kind::Output
+            | Kind::Cancel
+            | Kind::Ended
+            | Kind::Submitted
+            | Kind::Fetch
+            | Kind::Ask
+            | Kind::Answer => Err(broke("sent a frame that belongs to no call")),
         }
     }
 }

@@ -1,12 +1,16 @@
 //! The wire's one format: a fixed header, JSON metadata, a payload. Bytes in, values out, no I/O.
 //!
 //! `docs/protocol.md` is the contract; `tests/protocol/` holds frames that this file and
-//! `worker.py` both read and write byte for byte. Deliberately absent: what kinds mean, who may
-//! send them and in which order ([`crate::Exchange`]).
+//! `worker.py` both read and write byte for byte. Deliberately absent: what kinds mean and in which
+//! order they are sent ([`crate::Exchange`]).
+
+mod kind;
 
 use std::fmt;
 
 use sha2::{Digest, Sha256};
+
+pub use kind::{Kind, Party};
 
 /// What every frame begins with. The first byte is not text, so text is never taken for a frame.
 pub const MAGIC: [u8; 4] = *b"\x89RIC";
@@ -61,6 +65,19 @@ pinned!(Kind::Error as u8, 5);
 pinned!(Kind::Declined as u8, 6);
 pinned!(Kind::Corrupt as u8, 7);
 pinned!(Kind::Need as u8, 8);
+pinned!(Kind::Modules as u8, 9);
+pinned!(Kind::Ready as u8, 10);
+pinned!(Kind::Again as u8, 11);
+pinned!(Kind::Child as u8, 12);
+pinned!(Kind::Open as u8, 16);
+pinned!(Kind::Opened as u8, 17);
+pinned!(Kind::Output as u8, 18);
+pinned!(Kind::Cancel as u8, 19);
+pinned!(Kind::Ended as u8, 20);
+pinned!(Kind::Submitted as u8, 21);
+pinned!(Kind::Fetch as u8, 22);
+pinned!(Kind::Ask as u8, 23);
+pinned!(Kind::Answer as u8, 24);
 
 /// Names a task: chosen by its owner, never used twice on one connection, not all zero.
 pub type TaskId = [u8; 16];
@@ -70,44 +87,6 @@ pub const NO_TASK: TaskId = [0; 16];
 
 /// A SHA-256 digest.
 pub type Sha256Digest = [u8; 32];
-
-/// What a frame says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Kind {
-    /// Which versions the sender speaks, and who it is.
-    Hello = 1,
-    /// A file of functions, for later calls.
-    Function = 2,
-    /// Call one function.
-    Call = 3,
-    /// What the function returned.
-    Result = 4,
-    /// An exception left the function.
-    Error = 5,
-    /// The worker will not or cannot make the call.
-    Declined = 6,
-    /// Something did not match its digest and was not used.
-    Corrupt = 7,
-    /// The function of a call is not here (any more): send it, and the call again.
-    Need = 8,
-}
-
-impl Kind {
-    fn from_wire(number: u8) -> Option<Kind> {
-        const ALL: [Kind; 8] = [
-            Kind::Hello,
-            Kind::Function,
-            Kind::Call,
-            Kind::Result,
-            Kind::Error,
-            Kind::Declined,
-            Kind::Corrupt,
-            Kind::Need,
-        ];
-        ALL.into_iter().find(|kind| *kind as u8 == number)
-    }
-}
 
 /// How a payload travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,13 +120,7 @@ impl Part {
     /// What the payload of a frame of this kind is.
     #[must_use]
     pub fn payload_of(kind: Kind) -> Part {
-        match kind {
-            Kind::Function => Part::Function,
-            Kind::Call => Part::Arguments,
-            Kind::Result => Part::Result,
-            Kind::Error => Part::Error,
-            Kind::Hello | Kind::Declined | Kind::Corrupt | Kind::Need => Part::Payload,
-        }
+        kind.payload()
     }
 }
 

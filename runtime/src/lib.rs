@@ -34,8 +34,8 @@ pub use exchange::{
 };
 pub use frame::{
     Carriage, DESCRIPTOR_BYTES_MIN, FrameError, HEADER_BYTES, Header, Kind, MAGIC,
-    METADATA_BYTES_MAX, NO_TASK, PAYLOAD_BYTES_MAX, Part, Sha256Digest, TaskId, VERSION_HIGHEST,
-    VERSION_LOWEST, encode_frame,
+    METADATA_BYTES_MAX, NO_TASK, PAYLOAD_BYTES_MAX, Part, Party, Sha256Digest, TaskId,
+    VERSION_HIGHEST, VERSION_LOWEST, encode_frame,
 };
 pub use host::{
     CACHE_BELIEVED_MAX, CgroupHost, CgroupVersion, Controller, ControllerPlace, Host, HostCache,

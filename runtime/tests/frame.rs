@@ -19,17 +19,6 @@ use ric_runtime::{
 };
 use serde_json::Value;
 
-const KINDS: [Kind; 8] = [
-    Kind::Hello,
-    Kind::Function,
-    Kind::Call,
-    Kind::Result,
-    Kind::Error,
-    Kind::Declined,
-    Kind::Corrupt,
-    Kind::Need,
-];
-
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
@@ -63,7 +52,7 @@ impl Golden {
 
     fn kind(&self) -> Kind {
         let number = self.description["kind"].as_u64().unwrap();
-        KINDS.into_iter().find(|kind| u64::from(*kind as u8) == number).unwrap()
+        Kind::all().find(|kind| u64::from(*kind as u8) == number).unwrap()
     }
 
     fn task(&self) -> TaskId {

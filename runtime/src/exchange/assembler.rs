@@ -159,12 +159,14 @@ impl Assembler {
 
     /// Refuses a payload that is longer than such a frame may bring, before a byte of it is read.
     fn check_bound(&self, header: &Header) -> Result<(), FrameError> {
-        let bytes_max = match header.kind {
-            Kind::Result => self.result_bytes_max,
-            Kind::Error => ERROR_BYTES_MAX,
-            Kind::Hello | Kind::Declined | Kind::Corrupt | Kind::Need => 0,
-            // The owner's kinds; a worker that sends one is found out when the frame is read.
-            Kind::Function | Kind::Call => 0,
+        let bytes_max = if header.kind == Kind::Result {
+            self.result_bytes_max
+        } else if header.kind == Kind::Error {
+            ERROR_BYTES_MAX
+        } else {
+            // No other kind of a worker's has a payload; one that only others send is found out
+            // when the frame is read.
+            0
         };
         if header.payload_bytes > bytes_max {
             let what = Part::payload_of(header.kind);
