@@ -1,5 +1,6 @@
 //! A running sandbox: started here, whatever the engine; runs work; ends with its owner.
 
+mod control;
 mod ending;
 mod files;
 mod run;
@@ -20,6 +21,8 @@ use crate::native::monitor::Monitor;
 use crate::usage::UsageFiles;
 use crate::{ContainerFacts, Enforced};
 
+pub use control::{Event, Exited, Leftover, NotStarted, Residue, Worker};
+pub use ending::Ending;
 pub use run::{RunError, Signals};
 pub use start::StartError;
 pub use streams::{Stream, Streams, Terminal};

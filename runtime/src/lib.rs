@@ -24,7 +24,8 @@ mod doctor;
 
 pub use admit::{Admitted, admit};
 pub use container::{
-    Container, RunError, Signals, StartError, Stream, Streams, Terminal, UserNamespace,
+    Container, Ending, Event, Exited, Leftover, NotStarted, Residue, RunError, Signals, StartError,
+    Stream, Streams, Terminal, UserNamespace, Worker,
 };
 pub use doctor::{Finding, doctor};
 
@@ -54,4 +55,5 @@ pub use task::{
     Argument, Arguments, Caller, FunctionAsk, InputAsk, MountAsk, OutputAsk, PathFacts, PathKind,
     Preload, Task, UserChoice, WorkAsk,
 };
+pub use usage::CgroupUsage;
 pub use work::{Bounds, Call, Program, Work};

@@ -12,16 +12,16 @@ pub(crate) struct UsageFiles {
     unified: bool,
 }
 
-/// What they say.
+/// What a container has used and run into, by its cgroups.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct CgroupUsage {
+pub struct CgroupUsage {
     /// Most bytes of memory at once. `None`: no memory cgroup, or a kernel that does not keep it
     /// (version 2 before Linux 5.19).
-    pub(crate) memory_peak_bytes: Option<u64>,
+    pub memory_peak_bytes: Option<u64>,
     /// How many processes the kernel has ended for want of memory.
-    pub(crate) oom_kills: u64,
+    pub oom_kills: u64,
     /// How often a process or thread was refused for the limit.
-    pub(crate) pids_refused: u64,
+    pub pids_refused: u64,
 }
 
 impl UsageFiles {

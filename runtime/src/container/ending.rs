@@ -8,13 +8,14 @@ use std::process::ExitStatus;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use super::control::{Exited, NotStarted};
 use super::files::copy_output;
-use super::run::{Exited, NotStarted, RunError, Session, attend};
+use super::run::{RunError, Session, attend};
 use super::{Container, streams};
 use crate::exchange::{Answer, ExchangeError, Raised};
 use crate::native::{monitor, protocol};
 use crate::usage::CgroupUsage;
-use crate::{Outcome, Program, Status, Usage};
+use crate::{Outcome, Program, Status, Usage, Work};
 
 /// Exit codes that a shell and other container tools use.
 const TIMEOUT: i32 = 124;
@@ -43,16 +44,58 @@ pub(super) fn drain(session: &mut Session<'_>) -> Result<(), RunError> {
     Ok(())
 }
 
-/// How a task ended.
-struct Ending {
-    status: Status,
-    exit_code: i32,
-    error: Option<String>,
+/// How a task ended that gave no answer of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ending {
+    /// In one word.
+    pub status: Status,
+    /// What `run-in-container` exits with.
+    pub exit_code: i32,
+    /// What there is to say beyond that.
+    pub error: Option<String>,
 }
 
 impl Ending {
     fn new(status: Status, exit_code: i32, error: impl Into<Option<String>>) -> Ending {
         Ending { status, exit_code, error: error.into() }
+    }
+
+    /// How the task's first process (`exited`), or else all of the container, ended.
+    ///
+    /// `forwarded` is the caller's last signal that it was given; `out_of_memory` says whether the
+    /// kernel ended a process of it for want of memory.
+    #[must_use]
+    pub fn of(exited: Option<Exited>, forwarded: Option<i32>, out_of_memory: bool) -> Ending {
+        let memory =
+            "the task used more memory than its limit, and the kernel ended a process of it";
+        let Some(Exited { wait_status, .. }) = exited else {
+            let code = SIGNALLED + libc::SIGKILL;
+            return match out_of_memory {
+                true => Ending::new(Status::OutOfMemory, code, memory.to_owned()),
+                false => {
+                    let text = "the container was ended from outside".to_owned();
+                    Ending::new(Status::Lost, code, text)
+                }
+            };
+        };
+        let status = ExitStatus::from_raw(wait_status);
+        let signal = status.signal();
+        let code = status.code().or(signal.map(|signal| SIGNALLED + signal)).unwrap_or(OURS);
+        match signal {
+            _ if out_of_memory && code != 0 => {
+                Ending::new(Status::OutOfMemory, code, memory.to_owned())
+            }
+            None if code == 0 => Ending::new(Status::Ok, 0, None),
+            Some(signal) if forwarded.is_some() => Ending::new(
+                Status::Cancelled,
+                code,
+                format!("the caller ended the task with signal {signal}"),
+            ),
+            Some(signal) => {
+                Ending::new(Status::Killed, code, format!("the task was ended by signal {signal}"))
+            }
+            None => Ending::new(Status::Failed, code, None),
+        }
     }
 }
 
@@ -118,7 +161,7 @@ fn judge(session: &mut Session<'_>, used: CgroupUsage) -> (Ending, Results) {
         return (Ending::new(Status::Timeout, TIMEOUT, text), Results::default());
     }
     if let Some(failure) = session.not_started {
-        return (not_started(session, failure), Results::default());
+        return (not_started(session.work, failure), Results::default());
     }
     let pids = (used.pids_refused > 0).then(|| {
         format!("its limit of processes and threads refused it one {} times", used.pids_refused)
@@ -126,7 +169,7 @@ fn judge(session: &mut Session<'_>, used: CgroupUsage) -> (Ending, Results) {
     match session.answer.take() {
         Some(Ok(answer)) => answered(answer, pids),
         Some(Err(ExchangeError::Closed)) | None => {
-            let ended = ended(session, used);
+            let ended = Ending::of(session.exited, session.forwarded, used.oom_kills > 0);
             let unanswered = session.exchange.is_some() && ended.status == Status::Ok;
             let ended = match unanswered {
                 true => Ending::new(Status::Failed, 1, no_answer()),
@@ -189,44 +232,9 @@ fn raised_text(raised: Raised) -> String {
     text
 }
 
-/// How the task's first process, or all of the container, ended.
-fn ended(session: &Session<'_>, used: CgroupUsage) -> Ending {
-    let memory = "the task used more memory than its limit, and the kernel ended a process of it";
-    let out_of_memory = used.oom_kills > 0;
-    let Some(Exited { wait_status, .. }) = session.exited else {
-        let code = SIGNALLED + libc::SIGKILL;
-        return match out_of_memory {
-            true => Ending::new(Status::OutOfMemory, code, memory.to_owned()),
-            false => {
-                let text = "the container was ended from outside".to_owned();
-                Ending::new(Status::Lost, code, text)
-            }
-        };
-    };
-    let status = ExitStatus::from_raw(wait_status);
-    let signal = status.signal();
-    let code = status.code().or(signal.map(|signal| SIGNALLED + signal)).unwrap_or(OURS);
-    match signal {
-        _ if out_of_memory && code != 0 => {
-            Ending::new(Status::OutOfMemory, code, memory.to_owned())
-        }
-        None if code == 0 => Ending::new(Status::Ok, 0, None),
-        Some(signal) if session.forwarded.is_some() => Ending::new(
-            Status::Cancelled,
-            code,
-            format!("the caller ended the task with signal {signal}"),
-        ),
-        Some(signal) => {
-            Ending::new(Status::Killed, code, format!("the task was ended by signal {signal}"))
-        }
-        None => Ending::new(Status::Failed, code, None),
-    }
-}
-
 /// Says which part of starting the program failed, with what was asked for.
-fn not_started(session: &Session<'_>, failure: NotStarted) -> Ending {
+pub(super) fn not_started(work: &Work, failure: NotStarted) -> Ending {
     let why = io::Error::from_raw_os_error(failure.errno);
-    let work = session.work;
     let input = usize::try_from(failure.more).ok().and_then(|at| work.inputs.get(at));
     match failure.stage {
         protocol::STAGE_EXEC => not_executed(&work.program, failure, &why),

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use super::control::{Event, Exited, NotStarted};
 use super::files::Feed;
 use super::streams::{Capture, Relay, Stream, Streams};
-use super::{Container, ending};
+use super::{Container, ending, streams};
 use crate::exchange::{Answer, Exchange, ExchangeError};
-use crate::native::{monitor, protocol};
+use crate::native::protocol;
 use crate::{Outcome, Program, Work};
 
 /// How long a task whose time has passed, or that the caller ended, may take to be gone before the
@@ -88,22 +89,6 @@ pub(super) struct Session<'a> {
     pub(super) gone: bool,
 }
 
-/// Why the task's program did not start.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct NotStarted {
-    pub(super) stage: u64,
-    pub(super) errno: i32,
-    pub(super) more: u64,
-}
-
-/// How the task's first process ended.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Exited {
-    pub(super) wait_status: i32,
-    pub(super) cpu_us: u64,
-    pub(super) largest_kib: u64,
-}
-
 pub(super) fn attend(what: impl Into<String>) -> impl FnOnce(io::Error) -> RunError {
     let what = what.into();
     move |source| RunError::Attend { what, source }
@@ -173,13 +158,7 @@ impl Container {
         if work.inputs.len() > max {
             return Err(RunError::TooManyInputs { count: work.inputs.len(), max });
         }
-        let bytes = super::work::encode(
-            work,
-            &self.tools,
-            streams.terminal.map(|terminal| terminal.size()),
-        )?;
         let failed = || attend("hand the work to the container");
-        let memory = monitor::as_memory(&bytes).map_err(failed())?;
         let mut session = Session {
             work,
             streams,
@@ -214,15 +193,13 @@ impl Container {
             session.feeds.push(feed);
             travelling.push(pipe);
         }
-        let fds: Vec<BorrowedFd<'_>> =
-            std::iter::once(&memory).chain(&travelling).map(AsFd::as_fd).collect();
         session.started = Instant::now();
         let kind = match then {
             Then::Wait => protocol::RUN,
             Then::End => protocol::RUN_LAST,
         };
-        let sent = monitor::send(&self.control, kind, bytes.len() as u64, &[], &fds);
-        sent.map_err(failed())?;
+        let terminal = streams.terminal.map(|terminal| terminal.size());
+        self.hand_over(kind, work, terminal, &travelling)?;
         Ok(session)
     }
 
@@ -236,7 +213,7 @@ impl Container {
         for source in ready {
             let failed = || attend(format!("attend to the task's {source:?}"));
             match source {
-                Source::Control => self.hear(session).map_err(failed())?,
+                Source::Control => self.attend_to_init(session).map_err(failed())?,
                 Source::Channel => self.hear_out(session).map_err(failed())?,
                 Source::Signals => self.forward(session, signals).map_err(failed())?,
                 Source::Stdout => advance(&mut session.stdout).map_err(failed())?,
@@ -306,27 +283,17 @@ impl Container {
     }
 
     /// Takes one message of init's.
-    fn hear(&self, session: &mut Session<'_>) -> io::Result<()> {
-        let Some(message) = monitor::receive(&self.control)? else {
-            session.gone = true;
-            return Ok(());
-        };
-        let number = |at: usize| i32::from_le_bytes(low_half(message.numbers[at]));
-        match message.kind {
-            protocol::NOT_STARTED => {
-                let [stage, _, more, ..] = message.numbers;
-                session.not_started = Some(NotStarted { stage, errno: number(1), more });
-            }
-            protocol::EXITED => {
-                let [_, cpu_us, largest_kib, ..] = message.numbers;
-                session.exited = Some(Exited { wait_status: number(0), cpu_us, largest_kib });
-            }
-            protocol::TERMINAL => {
-                if let (Some(person), Some(task)) = (session.streams.terminal, message.fd) {
+    fn attend_to_init(&self, session: &mut Session<'_>) -> io::Result<()> {
+        match self.hear_waiting()? {
+            Event::NotStarted(failure) => session.not_started = Some(failure),
+            Event::Exited(exited) => session.exited = Some(exited),
+            Event::Terminal(task) => {
+                if let Some(person) = session.streams.terminal {
                     session.relay = Some(Relay::new(person, task)?);
                 }
             }
-            _ => {}
+            Event::Ended => session.gone = true,
+            Event::Reset(_) => {}
         }
         Ok(())
     }
@@ -334,7 +301,7 @@ impl Container {
     /// Takes what init had said before it ended, up to how the task ended.
     fn hear_out(&self, session: &mut Session<'_>) -> io::Result<()> {
         while session.exited.is_none() && !session.gone {
-            self.hear(session)?;
+            self.attend_to_init(session)?;
         }
         Ok(())
     }
@@ -358,17 +325,6 @@ impl Container {
             self.signal(if again && ends { libc::SIGKILL } else { signal })?;
         }
         Ok(())
-    }
-
-    /// Sends a signal to the task's process group.
-    fn signal(&self, signal: i32) -> io::Result<()> {
-        let number = u64::from(signal.unsigned_abs());
-        let sent = monitor::send(&self.control, protocol::SIGNAL, number, &[], &[]);
-        match sent.as_ref().map_err(io::Error::kind) {
-            // Init has ended, which the next turn sees.
-            Err(io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(()),
-            _ => sent,
-        }
     }
 
     /// Moves the exchange with the worker on. After its answer the worker is not needed: nothing it
@@ -428,12 +384,6 @@ fn advance(capture: &mut Option<Capture>) -> io::Result<()> {
     capture.as_mut().map_or(Ok(()), Capture::advance)
 }
 
-/// The number that was sent as the low half of a word.
-fn low_half(word: u64) -> [u8; 4] {
-    let [a, b, c, d, ..] = word.to_le_bytes();
-    [a, b, c, d]
-}
-
 impl Session<'_> {
     /// Descriptors 0, 1 and 2 of the task.
     fn open_streams(&mut self) -> io::Result<Vec<OwnedFd>> {
@@ -486,9 +436,6 @@ fn open_stream(
             let (capture, write) = Capture::new(bytes_max)?;
             Ok((write, Some(capture)))
         }
-        (Stream::Null | Stream::Capture, _) => {
-            let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
-            Ok((rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty())?, None))
-        }
+        (Stream::Null | Stream::Capture, _) => Ok((streams::null()?, None)),
     }
 }

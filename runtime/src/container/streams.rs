@@ -66,8 +66,7 @@ pub(super) struct Capture {
 impl Capture {
     /// The capture and the end that the task writes to.
     pub(super) fn new(bytes_max: u64) -> io::Result<(Capture, OwnedFd)> {
-        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-        rustix::io::ioctl_fionbio(&read, true)?;
+        let (read, write) = output_pipe()?;
         let capture = Capture { pipe: Some(read), kept: Vec::new(), bytes_max, left_out_bytes: 0 };
         Ok((capture, write))
     }
@@ -108,6 +107,19 @@ impl Capture {
         }
         text
     }
+}
+
+/// A pipe for what a task prints: the end to read, which does not block, and the task's.
+pub(super) fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&read, true)?;
+    Ok((read, write))
+}
+
+/// Nothing to read, and what is written is gone.
+pub(super) fn null() -> io::Result<OwnedFd> {
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
+    Ok(rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty())?)
 }
 
 /// Moves bytes between a person's terminal and the task's.

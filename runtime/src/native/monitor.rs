@@ -110,6 +110,18 @@ impl Monitor {
         send(self.channel(), p::START, steps.len() as u64, &[], &fds)
     }
 
+    /// Has it end the container, clear up and end itself, and does not wait.
+    pub(crate) fn end(&self) {
+        // Fails only where it is at its end already.
+        let _ = rustix::net::shutdown(self.channel(), rustix::net::Shutdown::Both);
+    }
+
+    /// A descriptor that is readable when it has ended.
+    pub(crate) fn pidfd(&self) -> io::Result<OwnedFd> {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
+    }
+
     /// Sends it a message that is nothing but its kind.
     pub(crate) fn send(&self, kind: u64) -> io::Result<()> {
         send(self.channel(), kind, 0, &[], &[])
@@ -147,9 +159,18 @@ pub(crate) fn send(
     Ok(())
 }
 
-/// Receives a message. `None`: the other side is gone.
+/// Waits for a message. `None`: the other side is gone.
 pub(crate) fn receive(socket: &OwnedFd) -> io::Result<Option<Message>> {
-    let length = wait_for_message(socket)?.min(p::MESSAGE_BYTES + p::TEXT_BYTES_MAX);
+    receive_with(socket, RecvFlags::empty())
+}
+
+/// As [`receive`], and fails with [`io::ErrorKind::WouldBlock`] where there is nothing yet.
+pub(crate) fn try_receive(socket: &OwnedFd) -> io::Result<Option<Message>> {
+    receive_with(socket, RecvFlags::DONTWAIT)
+}
+
+fn receive_with(socket: &OwnedFd, flags: RecvFlags) -> io::Result<Option<Message>> {
+    let length = find_message(socket, flags)?.min(p::MESSAGE_BYTES + p::TEXT_BYTES_MAX);
     if length < p::MESSAGE_BYTES {
         return Ok(None);
     }
@@ -158,7 +179,7 @@ pub(crate) fn receive(socket: &OwnedFd) -> io::Result<Option<Message>> {
     let mut beside = RecvAncillaryBuffer::new(&mut space);
     hear_out(|| {
         let mut parts = [io::IoSliceMut::new(&mut bytes)];
-        rustix::net::recvmsg(socket, &mut parts, &mut beside, RecvFlags::CMSG_CLOEXEC)
+        rustix::net::recvmsg(socket, &mut parts, &mut beside, flags | RecvFlags::CMSG_CLOEXEC)
     })?;
     let fd = beside.drain().find_map(|message| {
         if let RecvAncillaryMessage::ScmRights(mut fds) = message { fds.next() } else { None }
@@ -175,11 +196,11 @@ pub(crate) fn receive(socket: &OwnedFd) -> io::Result<Option<Message>> {
     Ok(Some(Message { kind, numbers, text, fd }))
 }
 
-/// Waits until there is a message, without taking it: its bytes. 0: the other side is gone.
+/// Finds out that there is a message, without taking it: its bytes. 0: the other side is gone.
 ///
 /// Asked for first, because the longest message is a thousand times the usual one.
-fn wait_for_message(socket: &OwnedFd) -> io::Result<usize> {
-    let flags = RecvFlags::PEEK | RecvFlags::TRUNC;
+fn find_message(socket: &OwnedFd, flags: RecvFlags) -> io::Result<usize> {
+    let flags = flags | RecvFlags::PEEK | RecvFlags::TRUNC;
     hear_out(|| rustix::net::recv(socket, &mut [0_u8; 0], flags).map(|(_, length)| length))
 }
 
