@@ -17,6 +17,7 @@ mod plan;
 mod policy;
 mod run;
 
+mod machine;
 mod outputs;
 mod places;
 mod progress;

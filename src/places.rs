@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use ric_images::{CredentialFiles, LocalDocker, default_root, is_local_filesystem};
 use rustix::fs::Access;
 
+use crate::machine::MachineSettings;
+
 /// Where a site keeps its environment files, beside its policy.
 const SITE_ENVIRONMENTS: &str = "/etc/run-in-container/environments";
 
@@ -90,6 +92,12 @@ fn usual_environments(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBu
     let user = variable("XDG_CONFIG_HOME").or_else(home);
     let of_user = user.map(|config| config.join("run-in-container/environments"));
     of_user.into_iter().chain([PathBuf::from(SITE_ENVIRONMENTS)]).collect()
+}
+
+/// How this machine reaches packages, as this user is told.
+#[expect(clippy::disallowed_methods, reason = "libraries get what the environment says from here")]
+pub(crate) fn machine_settings() -> MachineSettings {
+    MachineSettings::read(&|name| std::env::var_os(name), Path::new("/"))
 }
 
 /// Whether a store has been made in `root`: an OCI layout has this file (image-spec v1.1,

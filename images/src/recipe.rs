@@ -22,6 +22,21 @@ pub use change::{Change, Healthcheck};
 pub use dockerfile::Dockerfile;
 pub use error::{Place, RecipeError};
 
+/// Variables about proxies, which commands find without any file asking for them, and which are in
+/// no image (Dockerfile reference, "Predefined ARGs").
+pub const PROXIES: [&str; 10] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];
+
 /// A build file that was read.
 pub trait Recipe {
     /// The file, as its user named it.

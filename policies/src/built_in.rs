@@ -52,6 +52,7 @@ impl Policy {
                 allow: built_in(true),
                 bases: vec![built_in("*".to_owned())],
                 network: built_in(vec![Network::Host, Network::Loopback]),
+                settings: built_in(true),
                 time: Bound { default: None, most: None },
                 layer_bytes: Bound { default: None, most: None },
             },
@@ -85,7 +86,8 @@ mod tests {
             root_runs_as: 0\nhost_paths: [/]\nrequire: [pids]\nlimits: {memory: {default: 1, \
             most: 1}, cpus: {default: 1, most: 1}, pids: {default: 1, most: 1}, \
             time: {default: 1s, most: 1s}}\nbuild: {allow: false, bases: [], \
-            network: [loopback], time: {default: 1s, most: 1s}, layer: {default: 1, most: 1}}\n";
+            network: [loopback], settings: false, time: {default: 1s, most: 1s}, \
+            layer: {default: 1, most: 1}}\n";
         policy = policy.replaced_by(&Draft::parse(Path::new("other"), other).unwrap());
         policy = policy.replaced_by(&draft);
         assert_eq!(policy.digest, Policy::built_in().digest);

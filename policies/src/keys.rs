@@ -176,6 +176,13 @@ pub(crate) struct BuildKeys {
     /// Narrowing: networks can be taken away, the order stays. One must be left.
     pub(crate) network: Key<Listed<Network>>,
 
+    /// Whether steps with the machine's network are told its proxies, its mirrors of packages and
+    /// its certificates, as whoever builds has them: variables such as `HTTPS_PROXY`, pip's and
+    /// apt's configuration. What they are told, passwords in addresses included, is in no image.
+    ///
+    /// Narrowing: `true` can become `false`.
+    pub(crate) settings: Key<Permit>,
+
     /// Wall-clock time of one step, as `10m`. `most` holds for every step; a step that passes it is
     /// killed, and the build fails.
     ///
@@ -294,6 +301,7 @@ pub(crate) fn visit<V: Visitor>(
     visitor.choice("build.allow", &mut rules.allow, &said.allow)?;
     visitor.grants("build.bases", &mut rules.bases, &said.bases)?;
     visitor.ranking("build.network", &mut rules.network, &said.network)?;
+    visitor.choice("build.settings", &mut rules.settings, &said.settings)?;
     visitor.bound(bound_keys!("build.time"), &mut rules.time, &said.time)?;
     visitor.bound(bound_keys!("build.layer"), &mut rules.layer_bytes, &said.layer)?;
     visitor.demands("require", &mut policy.require, &keys.require)

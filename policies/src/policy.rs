@@ -186,6 +186,8 @@ pub struct BuildRules {
     pub bases: Vec<Ruled<String>>,
     /// Networks that steps may have; the first is what they get.
     pub network: Ruled<Vec<Network>>,
+    /// Whether steps are told the machine's proxies, mirrors and certificates.
+    pub settings: Ruled<bool>,
     /// Wall-clock time of one step.
     pub time: Bound<Duration>,
     /// Bytes of the tar of what one step leaves behind.

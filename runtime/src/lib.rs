@@ -44,7 +44,9 @@ pub use host::{
 };
 pub use native::trial::trial;
 pub use outcome::{ContainerFacts, Enforced, Outcome, PayloadDigests, Status, Usage};
-pub use plan::{BuildStep, Plan, admit_base, admit_built, build_identities, plan, plan_build};
+pub use plan::{
+    BuildStep, Plan, StepSettings, admit_base, admit_built, build_identities, plan, plan_build,
+};
 pub use refusal::{Actor, Demand, EngineLack, REFUSED_EXIT_CODE, Refusal, Rule};
 pub use ric_images::{Fresh, LimitWishes};
 pub use sandbox::{

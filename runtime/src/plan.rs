@@ -29,7 +29,7 @@ use crate::{
     RootSource, Rule, Sandbox, Task, Work,
 };
 
-pub use build::{BuildStep, admit_base, admit_built, build_identities, plan_build};
+pub use build::{BuildStep, StepSettings, admit_base, admit_built, build_identities, plan_build};
 
 /// Everything that is decided about one task.
 #[derive(Debug, Clone, PartialEq)]

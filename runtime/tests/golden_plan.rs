@@ -15,7 +15,7 @@ mod golden {
 
     use ric_images::{Config, Identity, Manifest};
     use ric_policies::{Draft, Policy};
-    use ric_runtime::{BuildStep, Host, Plan, Refusal, Task, plan, plan_build};
+    use ric_runtime::{BuildStep, Host, Plan, Refusal, StepSettings, Task, plan, plan_build};
     use serde_json::{Map, Value, json};
 
     const INPUTS: [&str; 5] =
@@ -106,8 +106,13 @@ mod golden {
         let Some(build) = read_json(&case.join("build.json")) else {
             return plan(&task, &manifest, &policy, &host);
         };
-        let text = |key: &str| build[key].as_str().map(str::to_owned);
-        let step = BuildStep { user: text("user"), base: text("base"), ..BuildStep::default() };
+        let text_of = |value: &Value| value.as_str().map(str::to_owned);
+        let text = |key: &str| text_of(&build[key]);
+        let variables = build["settings"].as_object().into_iter().flatten();
+        let variables = variables.filter_map(|(name, value)| Some((name.clone(), text_of(value)?)));
+        let settings = StepSettings { variables: variables.collect(), files: Vec::new() };
+        let (user, base) = (text("user"), text("base"));
+        let step = BuildStep { user, base, settings, ..BuildStep::default() };
         plan_build(&task, &step, &manifest, &policy, &host)
     }
 

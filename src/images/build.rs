@@ -2,31 +2,32 @@
 
 pub(crate) mod changes;
 mod output;
+mod shown;
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::AsFd;
+use std::path::Path;
 
 use ric_images::{
     Act, AddError, Below, BuildError, BuildRoom, CopyError, CopyFiles, CopySource, Digest,
     Dockerfile, Draft, Event, Form, Image, Inputs, Manifest, Network, Origin, Pack, Recipe,
-    Reference, Run, RunFile, Store, Terms, Workshop,
+    Reference, Run, Store, Terms, Workshop,
 };
 use ric_runtime::{
-    Actor, BuildStep, Caller, Container, IdMap, Outcome, PathFacts, Plan, Signals, Status, Stream,
-    Streams, Task, UserNamespace, WorkAsk,
+    Actor, BuildStep, Caller, Container, IdMap, Outcome, Plan, Signals, Status, StepSettings,
+    Stream, Streams, Task, UserNamespace, WorkAsk,
 };
 use serde_json::json;
 
 use self::output::{Output, Telling};
+use self::shown::{Shown, ShownFiles};
 use crate::args::BuildArgs;
 use crate::failure::Failure;
+use crate::machine::MachineSettings;
 use crate::progress::Bars;
 use crate::session::{self, Session};
-use crate::task::Descriptors;
-use crate::{Answer, blame, signals, task};
+use crate::{Answer, blame, places, signals, task};
 
 /// What a network, a mount and the machine's own devices put into every root, and what of it
 /// belongs to no layer.
@@ -47,7 +48,10 @@ pub(crate) fn build(args: BuildArgs) -> Result<Answer, Failure> {
     session.make_store()?;
     clear_left_rooms(&session, &caller)?;
     let limits = session.build_limits();
-    let mut shop = Shop { session: &session, caller, telling, reference, context, signals: None };
+    let settings = places::machine_settings();
+    settings.notes.iter().for_each(|note| telling.note(note));
+    let session = &session;
+    let mut shop = Shop { session, caller, telling, reference, context, settings, signals: None };
     let terms = Terms { store: session.store(), limits: &limits, cache: !args.no_cache };
     let built = ric_images::build(&recipe, terms, &mut shop);
     let reference = shop.reference.to_string();
@@ -134,6 +138,8 @@ struct Shop<'a> {
     reference: Reference,
     /// What files are copied from.
     context: CopySource,
+    /// How this machine reaches packages.
+    settings: MachineSettings,
     /// From the first step on, signals are the steps'.
     signals: Option<(signals::Wakeup, signals::Queue)>,
 }
@@ -151,10 +157,15 @@ impl Workshop for Shop<'_> {
     fn run(&mut self, run: &Run, below: &Below<'_>, tar: &mut dyn Write) -> Result<(), Failure> {
         let store = self.session.store();
         let room = store.build_room().map_err(|error| blame::store(store.root(), &error))?;
-        let (files, descriptors) = write_files(&room, &run.files).map_err(|error| {
+        let unwritten = |error: io::Error| {
             Failure::new(Actor::Host, "cannot write the files of the step").because(&error)
-        })?;
-        let plan = self.plan(run, files, below)?;
+        };
+        let mut shown = Shown::new(&room);
+        let files = shown.add(&run.files).map_err(unwritten)?;
+        let settings = shown.add_settings(&self.settings, &below.image);
+        let settings = settings.map_err(unwritten)?;
+        let plan = self.plan(run, files, settings, below)?;
+        let descriptors = shown.descriptors;
         self.note_single_id(plan.sandbox.identities.user_namespace.as_ref());
         // Root's changes are on disk with the ids that they have inside.
         let namespace = match self.caller.uid {
@@ -235,7 +246,13 @@ impl Shop<'_> {
         CopySource::image(&name, &image.layers).map(Some).map_err(|error| not_copied(&error))
     }
 
-    fn plan(&self, run: &Run, files: ShownFiles, below: &Below<'_>) -> Result<Plan, Failure> {
+    fn plan(
+        &self,
+        run: &Run,
+        files: ShownFiles,
+        settings: StepSettings,
+        below: &Below<'_>,
+    ) -> Result<Plan, Failure> {
         if !run.mounts.is_empty() {
             return Err(Failure::new(Actor::User, "cannot run the step")
                 .cause("this version has no `--mount` for build steps"));
@@ -254,7 +271,8 @@ impl Shop<'_> {
             Network::Granted => None,
             Network::Loopback => Some(ric_policies::Network::Loopback),
         };
-        let step = BuildStep { user: run.user.clone(), base: below.base.map(str::to_owned), files };
+        let (user, base) = (run.user.clone(), below.base.map(str::to_owned));
+        let step = BuildStep { user, base, files, settings };
         self.session.plan_step(&task, &step, &manifest)
     }
 
@@ -314,23 +332,6 @@ impl Shop<'_> {
 
 fn not_copied(error: &CopyError) -> Failure {
     Failure::new(Actor::User, "cannot copy files").because(error)
-}
-
-/// Where a step finds files, and what they are.
-type ShownFiles = Vec<(PathBuf, PathFacts)>;
-
-/// Writes the files that a step finds: what they are, and descriptors of them.
-fn write_files(room: &BuildRoom<'_>, files: &[RunFile]) -> io::Result<(ShownFiles, Descriptors)> {
-    let mut all = (Vec::new(), Vec::new());
-    for (number, file) in files.iter().enumerate() {
-        let path = room.path().join(format!("file-{number}"));
-        std::fs::write(&path, &file.content)?;
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(file.mode))?;
-        let fd = OwnedFd::from(File::open(&path)?);
-        all.0.push((file.path.clone().into(), task::read_facts(&path, &fd)?));
-        all.1.push(fd);
-    }
-    Ok(all)
 }
 
 fn refuse_failed(outcome: &Outcome, said: &str) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ mod copy;
 mod entries;
 mod image;
 mod layer;
+mod look;
 mod merged;
 mod patterns;
 
@@ -23,6 +24,7 @@ pub use copy::{CopyError, CopySource, digest_copies, write_copies};
 pub use entries::write_entries;
 pub use image::Draft;
 pub use layer::AddError;
+pub use look::ImageFiles;
 
 /// Says what keys are made of; another makes all old keys void.
 const KEY_FORM: &str = "run-in-container build 1";

@@ -13,24 +13,10 @@ mod run;
 mod steps;
 
 use crate::recipe::error::{Place, RecipeError, read_text};
-use crate::recipe::{Base, Inputs, Origin, Recipe, Stage, Step};
+use crate::recipe::{Base, Inputs, Origin, PROXIES, Recipe, Stage, Step};
 use crate::{Config, Reference};
 use expand::Expander;
 use lines::Instruction;
-
-/// Proxies, which commands find without being told that they exist, and which are in no layer.
-const PROXIES: [&str; 10] = [
-    "HTTP_PROXY",
-    "http_proxy",
-    "HTTPS_PROXY",
-    "https_proxy",
-    "FTP_PROXY",
-    "ftp_proxy",
-    "NO_PROXY",
-    "no_proxy",
-    "ALL_PROXY",
-    "all_proxy",
-];
 
 /// Instructions, in upper case.
 const KEYWORDS: [&str; 18] = [

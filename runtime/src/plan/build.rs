@@ -1,6 +1,7 @@
 //! Decides the box of one step of a build: a task whose root can be written, as uid 0 of a user
 //! namespace, with what a package manager needs in there and no more.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use ric_images::{Identity, Manifest};
@@ -41,6 +42,27 @@ pub struct BuildStep {
     /// Files of the store's own that it finds, read-only: where, and what they are. Descriptors are
     /// numbered in this order.
     pub files: Vec<(PathBuf, PathFacts)>,
+    /// What it is told of the machine.
+    pub settings: StepSettings,
+}
+
+/// What a step is told of the machine whose network it has, if policy allows that: how to reach
+/// what it installs. Nothing of it changes what the step is.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct StepSettings {
+    /// Variables; the step's own win.
+    pub variables: Vec<(String, String)>,
+    /// Files, as those of [`BuildStep`]; their descriptors come after those.
+    pub files: Vec<(PathBuf, PathFacts)>,
+}
+
+/// Addresses may have passwords in them.
+impl fmt::Debug for StepSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.variables.iter().map(|(name, _)| name.as_str());
+        let files = self.files.iter().filter_map(|(target, _)| target.to_str());
+        f.debug_list().entries(names.chain(files)).finish()
+    }
 }
 
 /// Decides whether an image with the name of `task` may be built.
@@ -104,10 +126,13 @@ pub fn plan_build(
     let time = policy.build.time.default.as_ref().map(|rule| rule.value);
     limits.deadline = limits.deadline.into_iter().chain(time).min();
     let mut mounts = mounts::of_build(limits.memory_basis_bytes, host.page_bytes);
-    mounts.extend(step.files.iter().enumerate().map(|(descriptor, file)| shown(descriptor, file)));
+    let told = policy.build.settings.value && network == Network::Host;
+    let settings = if told { &step.settings } else { &StepSettings::default() };
+    let files = step.files.iter().chain(&settings.files).enumerate();
+    mounts.extend(files.map(|(descriptor, file)| shown(descriptor, file)));
     let work = Work {
         program: Program::Command(program::command(asked(task), manifest)?),
-        variables: variables::of_build(task)?,
+        variables: variables::of_build(task, &settings.variables)?,
         workdir: program::workdir(task, manifest)?,
         deadline: limits.deadline,
         inputs: Vec::new(),

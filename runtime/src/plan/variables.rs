@@ -52,12 +52,20 @@ pub(super) fn variables(
     Ok(all)
 }
 
-/// The environment of a build step: what it asks for, and what nothing runs without.
-pub(super) fn of_build(task: &Task) -> Result<Vec<(String, String)>, Refusal> {
+/// The environment of a build step: what it asks for, what it is told of the machine, and what
+/// nothing runs without.
+pub(super) fn of_build(
+    task: &Task,
+    settings: &[(String, String)],
+) -> Result<Vec<(String, String)>, Refusal> {
     let mut all = Vec::new();
     for (name, value) in &task.variables {
         refuse_odd("variable", name, value)?;
         set(&mut all, name, value);
+    }
+    for (name, value) in settings {
+        refuse_odd("variable", name, value)?;
+        set_if_missing(&mut all, name, value);
     }
     set_if_missing(&mut all, "PATH", PATH);
     set_if_missing(&mut all, "HOME", "/root");

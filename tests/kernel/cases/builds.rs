@@ -20,6 +20,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("build_copies_files_and_again_if_they_change", copies_files).people(BOTH),
         Case::new("build_step_has_owners_of_its_own", has_owners).people(BOTH),
         Case::new("build_step_is_held_like_a_task", is_held).people(EVERYONE),
+        Case::new("build_steps_are_told_how_to_reach_packages", are_told).people(BOTH),
         Case::new("failed_build_shows_where_and_opens_a_shell", shows_where),
         Case::new("killed_build_leaves_nothing_to_the_next", leaves_nothing),
         Case::new("interrupted_build_leaves_nothing", interrupted),
@@ -169,6 +170,43 @@ fn is_held(stage: &Stage) -> Result<(), Failed> {
         claim!(refused, "`{denied}` was not refused: {}", told.told());
     }
     claim!(told.stderr.contains("no-shadow"), "{}", told.told());
+    no_work_left(stage)
+}
+
+/// What a step is told of the machine, and that nothing of it stays.
+fn are_told(stage: &Stage) -> Result<(), Failed> {
+    let certificates = stage.file("ca.pem", "the certificates\n")?;
+    let folder = recipe(
+        stage,
+        "ENV NO_PROXY=image\nRUN echo proxy=$HTTPS_PROXY=; echo none=$NO_PROXY=; \
+         cat \"$SSL_CERT_FILE\"; echo x >/x; echo y >/dev/machine/y; true\nCMD env",
+    )?;
+    let store = stage.store().to_string_lossy().into_owned();
+    let words = ["images", "build", "-t", "tool", "--store", &store, &folder];
+    let build = |proxy: &str, more: &[&str]| {
+        let told = stage.cli(&[&words[..], more].concat()).variable("HTTPS_PROXY", proxy);
+        let told = told.variable("NO_PROXY", "machine").variable("SSL_CERT_FILE", &certificates);
+        Ok::<_, Failed>(told.output()?.expect_code(0)?.answer)
+    };
+    let first = build("http://ada:pass@p:1", &[])?;
+    for line in ["proxy=http://ada:pass@p:1=", "none=image=", "the certificates"] {
+        claim!(first.stderr.lines().any(|l| l == line), "`{line}` is missing: {}", first.told());
+    }
+    let ran = stage.cli(&["run", "--image", "tool"]).output()?.expect_code(0)?.answer;
+    claim!(!ran.stdout.contains("p:1") && !ran.stdout.contains("machine"), "{}", ran.told());
+    claim!(ran.stdout.contains("NO_PROXY=image"), "{}", ran.told());
+    // Another proxy makes nothing anew, and made anew it is the same image.
+    let again = build("http://q:2", &[])?;
+    claim!(again.stderr.contains("as built before"), "{}", again.told());
+    claim!(again.stdout == first.stdout, "{} {}", first.told(), again.told());
+    let shown = run_tool(stage, &["--", "/bin/busybox", "ls", "/dev"])?;
+    claim!(!shown.contains("machine"), "the image's /dev has {shown}");
+    let kept = stage.cli(&["images", "inspect", "--store", &store, "tool"]).output()?;
+    claim!(!kept.answer.stdout.contains("pass@"), "{}", kept.answer.told());
+    // The twin: what policy does not want steps to know.
+    let policy = stage.file("settings.yaml", "version: 1\nbuild: {settings: false}\n")?;
+    let untold = build("http://q:2", &["--no-cache", "--policy", &policy])?;
+    claim!(untold.stderr.lines().any(|l| l == "proxy=="), "{}", untold.told());
     no_work_left(stage)
 }
 

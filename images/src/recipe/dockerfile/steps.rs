@@ -1,11 +1,11 @@
 //! What the instructions of one stage do, in order: each becomes a step.
 
 use super::lines::{self, Instruction};
-use super::{Dockerfile, PROXIES, copy, declare, run};
+use super::{Dockerfile, copy, declare, run};
 use crate::Config;
 use crate::recipe::dockerfile::expand::Expander;
 use crate::recipe::error::{Place, RecipeError};
-use crate::recipe::{Act, Base, Change, Entry, Stage, Step, Unkeyed};
+use crate::recipe::{Act, Base, Change, Entry, PROXIES, Stage, Step, Unkeyed};
 
 /// What Docker gives to commands where an image says nothing.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
