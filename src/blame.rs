@@ -105,6 +105,7 @@ pub(crate) fn resolve(error: &ResolveError) -> Failure {
         | ResolveError::Directory { .. }
         | ResolveError::Source { .. }
         | ResolveError::Manifest { .. }
+        | ResolveError::Blob { .. }
         | ResolveError::Platform { .. } => Actor::User,
         ResolveError::Store { source, .. } => store_actor(source),
     };

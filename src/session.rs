@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use ric_images::{
     Access, ConvertOptions, Converted, CredentialFiles, Form, Image, Limits, LocalDocker, Manifest,
-    Progress, Reference, Silent, Store, Target, Timeouts,
+    Progress, Reference, Store, Target, Timeouts,
 };
 use ric_policies::{Authority, Loaded, Policy, SITE_FILE};
 use ric_runtime::{
@@ -18,6 +18,7 @@ use ric_runtime::{
 use crate::blame;
 use crate::failure::Failure;
 use crate::places;
+use crate::progress::Bars;
 use crate::task::Descriptors;
 
 /// What a task is decided and run with, besides itself.
@@ -97,7 +98,9 @@ impl Session {
     fn resolve(&self, references: &[Reference]) -> Result<Manifest, Failure> {
         let mut first_failure = None;
         let plain_hosts = self.plain_hosts();
-        let access = self.access(&plain_hosts, &Silent);
+        // A SIF in a registry has to be fetched to know what it is.
+        let bars = Bars::default();
+        let access = self.access(&plain_hosts, &bars);
         for reference in references {
             match ric_images::resolve(reference, &access) {
                 Ok(manifest) => return Ok(manifest),

@@ -264,6 +264,7 @@ pub(crate) fn absolute_in(image: Reference, folder: &Path) -> Result<Reference, 
         Reference::Host
         | Reference::DockerDaemon(_)
         | Reference::Registry(_)
+        | Reference::Oras(_)
         | Reference::ShortName { .. } => image,
     })
 }

@@ -108,7 +108,9 @@ fn names_what_is_wrong_with_a_function() {
 
 #[test]
 fn names_what_is_wrong_with_an_image() {
-    for image in ["docker://", "docker-archive:", "Upper/Case", "a b", "sif:", "oras://r/x:1"] {
+    for image in
+        ["docker://", "docker-archive:", "Upper/Case", "a b", "sif:", "oras://r", "oras://"]
+    {
         check(&["run", "--image", image, "true"], &[&format!("invalid value '{image}'")]);
         check(&["images", "pull", image], &[&format!("invalid value '{image}'")]);
     }

@@ -79,7 +79,7 @@ fn describe(blob: &Path) -> Result<LayerDescriptor, Box<dyn Error>> {
     let mut unpacked: Box<dyn Read> = match media_type {
         MediaType::Tar => Box::new(packed),
         MediaType::TarGzip => Box::new(MultiGzDecoder::new(packed)),
-        MediaType::Squashfs => return Err("only tar layers are measured".into()),
+        MediaType::Squashfs | MediaType::Sif => return Err("only tar layers are measured".into()),
         MediaType::TarZstd => Box::new(zstd::stream::read::Decoder::with_buffer(packed)?),
     };
     let mut hasher = Sha256::new();

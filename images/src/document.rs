@@ -32,6 +32,14 @@ pub(crate) const PLAIN_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 /// The media type of a layer that is a squashfs. A name of our own, as there is no common one.
 pub(crate) const SQUASHFS_LAYER: &str = "application/vnd.run-in-container.layer.v1.squashfs";
 
+/// The media type of a SIF in a registry, as Apptainer and Singularity push it; and that of their
+/// first versions, with a slip of the pen that is part of it (hpcng/singularity#4437).
+pub(crate) const SIF_LAYER: &str = "application/vnd.sylabs.sif.layer.v1.sif";
+const SIF_LAYER_OF_OLD: &str = "appliciation/vnd.sylabs.sif.layer.tar";
+
+/// Annotation of a SIF in a manifest made here: the digest of the registry's manifest of it.
+pub(crate) const MANIFEST_OF_SIF: &str = "org.run-in-container.manifest-of-sif";
+
 /// Media types of documents that [`Document::parse`] reads, as a registry is asked for them.
 pub(crate) const ACCEPTED: [&str; 4] = [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_INDEX];
 
@@ -122,6 +130,31 @@ pub enum ManifestError {
     },
 }
 
+impl ManifestError {
+    /// A way out, where there is an obvious one.
+    pub(crate) fn hint(&self) -> Option<&'static str> {
+        match self {
+            ManifestError::MediaType { found, .. } if found.contains("sylabs.sif") => {
+                Some("a SIF in a registry is written oras://HOST/NAME")
+            }
+            ManifestError::MediaType { expected, .. } if expected.contains(SIF_LAYER) => {
+                Some("an image that is no SIF is written docker://HOST/NAME")
+            }
+            ManifestError::Json { .. }
+            | ManifestError::TooLarge { .. }
+            | ManifestError::Schema1
+            | ManifestError::Shape { .. }
+            | ManifestError::MediaType { .. }
+            | ManifestError::Digest { .. }
+            | ManifestError::ForeignLayer { .. }
+            | ManifestError::TooManyLayers { .. }
+            | ManifestError::LayerCount { .. }
+            | ManifestError::TooDeep { .. }
+            | ManifestError::Value { .. } => None,
+        }
+    }
+}
+
 /// What a blob is and where it belongs (OCI image-spec v1.1, "Descriptors").
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Descriptor {
@@ -174,6 +207,50 @@ impl Document {
     /// Reads a manifest or an index. `said_type` is the media type that its descriptor or the
     /// registry gave; the document must agree (CVE-2021-41190).
     pub(crate) fn parse(bytes: &[u8], said_type: Option<&str>) -> Result<Document, ManifestError> {
+        match Shape::parse(bytes, said_type)? {
+            Shape::Image { config, layers } => image(config, layers),
+            Shape::Index(manifests) => index(manifests),
+        }
+    }
+}
+
+/// Reads the manifest of a SIF in a registry, and returns what describes the SIF.
+///
+/// What it says of the configuration is not looked at, as Apptainer's versions differ in it; there
+/// is nothing in it.
+pub(crate) fn parse_sif_manifest(
+    bytes: &[u8],
+    said_type: Option<&str>,
+) -> Result<Descriptor, ManifestError> {
+    let Shape::Image { layers, .. } = Shape::parse(bytes, said_type)? else {
+        return Err(ManifestError::Shape { wrong: "is an index where one SIF was expected" });
+    };
+    let count = layers.len();
+    let Some(sif) = layers.into_iter().next() else {
+        return Err(ManifestError::Shape { wrong: "has no layer" });
+    };
+    check_media_type("layer", &sif.media_type, &[SIF_LAYER, SIF_LAYER_OF_OLD])?;
+    if count > 1 {
+        return Err(ManifestError::Shape { wrong: "has several layers, that of a SIF has one" });
+    }
+    sif.check("layer 1".to_owned())
+}
+
+/// The registry's manifest that a manifest made here stands for.
+pub(crate) fn manifest_of_sif(made: &[u8]) -> Option<Digest> {
+    let json: Json = parse_json("manifest", made).ok()?;
+    let sif = json.layers?.into_iter().next()?;
+    sif.annotations?.manifest_of_sif?.parse().ok()
+}
+
+/// What a document describes, its descriptors unread.
+enum Shape {
+    Image { config: JsonDescriptor, layers: Vec<JsonDescriptor> },
+    Index(Vec<JsonDescriptor>),
+}
+
+impl Shape {
+    fn parse(bytes: &[u8], said_type: Option<&str>) -> Result<Shape, ManifestError> {
         let json: Json = parse_json("manifest", bytes)?;
         let is_schema_1 = |text: &str| text.contains("docker.distribution.manifest.v1");
         if json.schema_version == Some(1)
@@ -186,14 +263,14 @@ impl Document {
             return Err(ManifestError::Shape { wrong: "has a `schemaVersion` other than 2" });
         }
         let wrong = |wrong| Err(ManifestError::Shape { wrong });
-        let (document, accepted) = match (json.config, json.layers, json.manifests) {
+        let (shape, accepted) = match (json.config, json.layers, json.manifests) {
             (_, Some(_), Some(_)) | (Some(_), None, Some(_)) => {
                 return wrong("has both `layers` and `manifests`");
             }
             (Some(config), Some(layers), None) => {
-                (image(config, layers)?, [OCI_MANIFEST, DOCKER_MANIFEST])
+                (Shape::Image { config, layers }, [OCI_MANIFEST, DOCKER_MANIFEST])
             }
-            (None, None, Some(manifests)) => (index(manifests)?, [OCI_INDEX, DOCKER_INDEX]),
+            (None, None, Some(manifests)) => (Shape::Index(manifests), [OCI_INDEX, DOCKER_INDEX]),
             (_, None, None) => return wrong("has neither `layers` nor `manifests`"),
             (None, Some(_), None) => return wrong("has no `config`"),
         };
@@ -206,7 +283,7 @@ impl Document {
         if let (Some(said), Some(own)) = (said_type, json.media_type.as_deref()) {
             check_media_type("manifest", own, &[said])?;
         }
-        Ok(document)
+        Ok(shape)
     }
 }
 
@@ -260,6 +337,7 @@ pub(crate) fn packing(number: usize, media_type: &str) -> Result<MediaType, Mani
         "application/vnd.oci.image.layer.v1.tar+zstd"
         | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Ok(MediaType::TarZstd),
         SQUASHFS_LAYER => Ok(MediaType::Squashfs),
+        SIF_LAYER => Ok(MediaType::Sif),
         other => Err(ManifestError::MediaType {
             document: format!("layer {number}"),
             found: shown(other),
@@ -275,6 +353,7 @@ pub(crate) fn layer_media_type(packing: MediaType) -> &'static str {
         MediaType::TarGzip => "application/vnd.oci.image.layer.v1.tar+gzip",
         MediaType::TarZstd => "application/vnd.oci.image.layer.v1.tar+zstd",
         MediaType::Squashfs => SQUASHFS_LAYER,
+        MediaType::Sif => SIF_LAYER,
     }
 }
 
@@ -315,6 +394,8 @@ struct JsonDescriptor {
 struct Annotations {
     #[serde(rename = "org.opencontainers.image.ref.name")]
     tag: Option<String>,
+    #[serde(rename = "org.run-in-container.manifest-of-sif")]
+    manifest_of_sif: Option<String>,
 }
 
 impl JsonDescriptor {

@@ -10,6 +10,7 @@ mod credentials;
 mod digest;
 mod document;
 mod environment;
+mod fetched;
 mod image;
 mod image_config;
 mod layer;

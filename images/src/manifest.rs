@@ -96,4 +96,6 @@ pub enum MediaType {
     TarZstd,
     /// A squashfs.
     Squashfs,
+    /// A Singularity or Apptainer image, whose root is a squashfs in it.
+    Sif,
 }

@@ -5,16 +5,17 @@
 //! streams, the store checks, unpacks and publishes ([`Store::add_layer`]).
 
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 
+use crate::fetched::Fetched;
 use crate::layer::LayerError;
 use crate::resolve::directory_fingerprint;
 use crate::source::{self, Source};
-use crate::store::{LeasedLayer, Origin, Store, StoreError};
+use crate::store::{LeasedLayer, Store, StoreError};
 use crate::{
     Access, Digest, Form, Identity, Image, LayerDescriptor, Lease, Manifest, Reference,
     ReferenceError, SourceError,
@@ -160,6 +161,7 @@ fn directory_layers(manifest: &Manifest, fingerprint: &str) -> Result<Vec<PathBu
         | Reference::Squashfs(_)
         | Reference::Sif(_)
         | Reference::Registry(_)
+        | Reference::Oras(_)
         | Reference::ShortName { .. } => {
             Err(PullError::Reference { reference: reference(), source: None })
         }
@@ -255,9 +257,17 @@ impl Fetch<'_> {
         let (reference, digest) = (self.manifest.reference.clone(), layer.digest);
         let progress = self.access.progress;
         progress.started(&digest, layer.blob_bytes);
-        let mut blob = Fetched { fetch: self, layer, blob: Box::new(io::empty()), failure: None };
+        let open = |from| {
+            self.source()?.layer_from(layer, from).map_err(|source| PullError::Source {
+                reference: reference.clone(),
+                digest,
+                source: Box::new(source),
+            })
+        };
+        let is_stopped = || self.is_stopped();
+        let mut blob = Fetched::new(layer, progress, &open, &is_stopped);
         let leased = self.store.lease_added_layer(layer, &mut blob, self.access.limits);
-        match (leased, blob.failure) {
+        match (leased, blob.into_failure()) {
             (Ok(leased), _) => {
                 progress.finished(&digest);
                 Ok(leased)
@@ -284,51 +294,5 @@ impl Fetch<'_> {
 
     fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
-    }
-}
-
-/// A blob as the source has it, which is asked when the first byte is wanted. Tells the progress,
-/// and ends when another layer failed.
-struct Fetched<'a> {
-    fetch: &'a Fetch<'a>,
-    layer: &'a LayerDescriptor,
-    blob: Box<dyn Read + Send + 'a>,
-    /// Why the source did not give it.
-    failure: Option<PullError>,
-}
-
-impl Origin for Fetched<'_> {
-    fn start(&mut self, from: u64) -> io::Result<()> {
-        let (fetch, layer) = (self.fetch, self.layer);
-        // Anew, if something was wrong with what came before.
-        fetch.access.progress.started(&layer.digest, layer.blob_bytes);
-        fetch.access.progress.advanced(&layer.digest, from);
-        let opened = fetch.source().and_then(|source| {
-            source.layer_from(layer, from).map_err(|error| PullError::Source {
-                reference: fetch.manifest.reference.clone(),
-                digest: layer.digest,
-                source: Box::new(error),
-            })
-        });
-        self.blob = opened.map_err(|error| {
-            self.failure = Some(error);
-            io::Error::other("the source does not give it")
-        })?;
-        Ok(())
-    }
-
-    fn may_resume(&self) -> bool {
-        true
-    }
-}
-
-impl Read for Fetched<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.fetch.is_stopped() {
-            return Err(io::Error::other("another layer of the image failed"));
-        }
-        let count = self.blob.read(buffer)?;
-        self.fetch.access.progress.advanced(&self.layer.digest, count as u64);
-        Ok(count)
     }
 }

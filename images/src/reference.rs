@@ -19,7 +19,7 @@ use crate::shown::shown;
 const REFERENCE_BYTES_MAX: usize = 5000;
 
 /// Words of the grammar that this version knows only well enough to refuse.
-const NOT_SUPPORTED: [&str; 2] = ["oras", "shifter"];
+const NOT_SUPPORTED: [&str; 1] = ["shifter"];
 
 /// Where an image is to be had. Text form and value are the same thing: `parse(print(r)) == r`
 /// for every value whose parts are valid (paths in UTF-8, without control characters).
@@ -57,6 +57,8 @@ pub enum Reference {
     /// `docker://HOST/NAME[:TAG][@DIGEST]`, or the same without `docker://` if the host has a dot
     /// or a port or is `localhost`.
     Registry(RegistryName),
+    /// `oras://HOST/NAME[:TAG][@DIGEST]`: a SIF in a registry.
+    Oras(RegistryName),
     /// `NAME[:TAG]` without a transport or registry; policy says which registries it may mean.
     ///
     /// A name that begins like a transport (`dir:1`) or a host (`r.example/a`) is read as one.
@@ -169,7 +171,7 @@ impl ReferenceError {
                 }
                 Part::Transport => Some(
                     "transports are host:, dir:, docker-archive:, docker-daemon:, oci:, \
-                     oci-archive:, sif:, squashfs: and docker://",
+                     oci-archive:, sif:, squashfs:, docker:// and oras://",
                 ),
                 Part::Repository => Some("Docker Hub's images are docker://docker.io/NAME"),
                 Part::Path | Part::Host | Part::Port | Part::Tag | Part::Digest | Part::Text => {
@@ -227,7 +229,12 @@ fn parse(text: &str) -> Result<Reference, Wrong<'_>> {
         Some(("squashfs", path)) => Ok(Reference::Squashfs(parse_path(path)?)),
         Some(("sif", path)) => Ok(Reference::Sif(parse_path(path)?)),
         Some(("oci", rest)) => parse_layout(rest),
-        Some(("docker", rest)) if rest.starts_with("//") => parse_registry(&rest[2..]),
+        Some(("docker", rest)) if rest.starts_with("//") => {
+            parse_registry(&rest[2..]).map(Reference::Registry)
+        }
+        Some(("oras", rest)) if rest.starts_with("//") => {
+            parse_registry(&rest[2..]).map(Reference::Oras)
+        }
         Some((_, rest)) if rest.starts_with("//") => {
             Err(Wrong(Part::Transport, &text[..text.len() - rest.len()], "a known transport"))
         }
@@ -273,16 +280,16 @@ fn parse_daemon(text: &str) -> Result<Reference, Wrong<'_>> {
     }))
 }
 
-fn parse_registry(rest: &str) -> Result<Reference, Wrong<'_>> {
+fn parse_registry(rest: &str) -> Result<RegistryName, Wrong<'_>> {
     let Some((host, rest)) = rest.split_once('/') else {
-        return Err(Wrong(Part::Repository, rest, "HOST/NAME after `docker://`"));
+        return Err(Wrong(Part::Repository, rest, "HOST/NAME after `://`"));
     };
     let NameParts { name, tag, digest } = name::parse_name(rest)?;
     let host = name::parse_host(host)?;
     let tag = if tag.is_none() && digest.is_none() { Some("latest".to_owned()) } else { tag };
     let on_hub = host == name::DOCKER_HUB;
     let repository = if on_hub && !name.contains('/') { format!("library/{name}") } else { name };
-    Ok(Reference::Registry(RegistryName { host, repository, tag, digest }))
+    Ok(RegistryName { host, repository, tag, digest })
 }
 
 /// A name without a transport: with a registry's host in front, or short.
@@ -291,7 +298,7 @@ fn parse_bare(text: &str) -> Result<Reference, Wrong<'_>> {
         return Err(Wrong(Part::Transport, text, "`dir:`, `docker-archive:`, … before a path"));
     }
     match text.split_once('/') {
-        Some((host, _)) if is_host_of_bare(host) => parse_registry(text),
+        Some((host, _)) if is_host_of_bare(host) => parse_registry(text).map(Reference::Registry),
         Some(_) | None => {
             let NameParts { name, tag, digest } = name::parse_name(text)?;
             Ok(Reference::ShortName { name, tag, digest })
@@ -322,6 +329,7 @@ impl fmt::Display for Reference {
                 write!(f, "oci:{}{end}", path.display())
             }
             Reference::Registry(name) => name.fmt(f),
+            Reference::Oras(name) => name.fmt_in("oras", f),
             Reference::ShortName { name, tag, digest } => {
                 f.write_str(name)?;
                 fmt_tag_and_digest(f, tag.as_deref(), digest.as_deref())
@@ -338,7 +346,13 @@ fn ends_like_tag(path: &Path) -> bool {
 
 impl fmt::Display for RegistryName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "docker://{}/{}", self.host, self.repository)?;
+        self.fmt_in("docker", f)
+    }
+}
+
+impl RegistryName {
+    fn fmt_in(&self, transport: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{transport}://{}/{}", self.host, self.repository)?;
         fmt_tag_and_digest(f, self.tag.as_deref(), self.digest.as_deref())
     }
 }
@@ -391,6 +405,8 @@ mod tests {
         ("docker://index.docker.io/python", "docker://docker.io/library/python:latest"),
         ("docker.io/bitnami/etcd:3", "docker://docker.io/bitnami/etcd:3"),
         ("localhost/a", "docker://localhost/a:latest"),
+        ("oras://R.Example/a/b", "oras://r.example/a/b:latest"),
+        ("oras://r.example:5000/a:1", "oras://r.example:5000/a:1"),
         ("127.0.0.1:5000/a_b/c__d/e.f-g--h:x", "docker://127.0.0.1:5000/a_b/c__d/e.f-g--h:x"),
         ("python:3.12", "python:3.12"),
         ("library/python", "library/python"),
@@ -484,13 +500,9 @@ mod tests {
 
     #[test]
     fn refuses_transports_of_later_versions_by_name() {
-        for (typed, name) in
-            [("oras://r.example/a:1", "oras://"), ("shifter:docker:python:3", "shifter:")]
-        {
-            let error = typed.parse::<Reference>().unwrap_err();
-            assert_eq!(error, ReferenceError::NotSupported { transport: name.to_owned() });
-            assert!(error.hint().is_some());
-        }
+        let error = "shifter:docker:python:3".parse::<Reference>().unwrap_err();
+        assert_eq!(error, ReferenceError::NotSupported { transport: "shifter:".to_owned() });
+        assert!(error.hint().is_some());
     }
 
     #[test]
@@ -523,10 +535,14 @@ mod tests {
                 let tag = Some(tag);
                 Reference::Registry(RegistryName { host, repository, tag, digest })
             }),
+            (host, name(), tag(), digest()).prop_map(|(host, repository, tag, digest)| {
+                let tag = Some(tag);
+                Reference::Oras(RegistryName { host, repository, tag, digest })
+            }),
             (name(), prop::option::of(tag()), digest())
                 .prop_filter("is read as a transport or a host", |(name, ..)| {
                     let first = name.split('/').next().unwrap();
-                    let is_transport = ["host", "dir", "oci", "sif", "oras"].contains(&first);
+                    let is_transport = ["host", "dir", "oci", "sif"].contains(&first);
                     !(is_transport || name.contains('/') && is_host_of_bare(first))
                 })
                 .prop_map(|(name, tag, digest)| Reference::ShortName { name, tag, digest }),
@@ -541,7 +557,7 @@ mod tests {
 
         #[test]
         fn what_parses_is_stable(
-            text in "(dir:|oci:|sif:|docker://|docker-archive:|docker-daemon:|)\\PC{0,40}"
+            text in "(dir:|oci:|sif:|docker://|oras://|docker-archive:|docker-daemon:|)\\PC{0,40}"
         ) {
             if let Ok(reference) = text.parse::<Reference>() {
                 prop_assert_eq!(reference.to_string().parse(), Ok(reference));

@@ -10,14 +10,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::document::{
-    DOCUMENT_BYTES_MAX, Descriptor, Document, ManifestError, PLAIN_LAYER, Platform,
+    DOCUMENT_BYTES_MAX, Descriptor, Document, ManifestError, PLAIN_LAYER, Platform, manifest_of_sif,
 };
 use crate::image_config::{ImageConfig, assemble};
-use crate::source::{self, Asked, Source, Top};
+use crate::source::{self, Asked, NoSif, SifManifest, Source, Top};
 use crate::store::{Store, StoreError};
 use crate::{
-    Access, Config, Digest, Identity, LayerDescriptor, Manifest, Reference, RegistryName,
-    SourceError,
+    Access, Config, Digest, Identity, LayerDescriptor, LayerError, Manifest, Reference,
+    RegistryName, SourceError,
 };
 
 /// Indexes that are followed one after the other (an index of indexes is allowed, but not made by
@@ -67,6 +67,14 @@ pub enum ResolveError {
         /// What this machine is.
         wanted: String,
     },
+    /// What has to be read to know what the image is broke off, or is another than it should be.
+    #[error("cannot fetch the image {reference}")]
+    Blob {
+        /// What was asked for.
+        reference: String,
+        /// Why.
+        source: Box<LayerError>,
+    },
     /// The store cannot keep the documents.
     #[error("cannot keep the manifest of {reference}")]
     Store {
@@ -83,8 +91,9 @@ impl ResolveError {
         match self {
             ResolveError::ShortName { name } => Some(format!("write docker://HOST/{name}")),
             ResolveError::Source { source, .. } => source.hint(),
+            ResolveError::Manifest { source, .. } => source.hint().map(str::to_owned),
             ResolveError::Directory { .. }
-            | ResolveError::Manifest { .. }
+            | ResolveError::Blob { .. }
             | ResolveError::Platform { .. }
             | ResolveError::Store { .. } => None,
         }
@@ -115,6 +124,7 @@ pub fn resolve(reference: &Reference, access: &Access<'_>) -> Result<Manifest, R
         | Reference::Squashfs(_)
         | Reference::Sif(_) => resolve_image(reference, access),
         Reference::DockerDaemon(name) => resolve_in_docker(reference, name, access),
+        Reference::Oras(name) => resolve_sif(reference, name, access),
         Reference::Registry(name) => match (pinned(name), access.store) {
             (Some(digest), Some(store)) => match read_image(reference, &Kept { store, digest }) {
                 Err(ResolveError::Source { .. }) => resolve_image(reference, access),
@@ -200,13 +210,49 @@ fn resolve_in_docker(
 /// The manifest that was made of a `docker save` file with the configuration `id`. One of a
 /// registry with the same configuration has other blobs, and another digest.
 fn kept_as_written(store: &Store, id: &Digest) -> Option<Digest> {
-    let tags = store.tags().ok()?;
-    tags.into_iter().map(|(_, digest)| digest).find(|digest| {
-        let bytes = store.read_blob(digest, DOCUMENT_BYTES_MAX).ok().flatten();
-        let document = bytes.and_then(|bytes| Document::parse(&bytes, None).ok());
-        matches!(document, Some(Document::Image { config, layers })
+    find_kept(store, |bytes| {
+        matches!(Document::parse(bytes, None), Ok(Document::Image { config, layers })
             if config.digest == *id && layers.iter().all(|layer| layer.media_type == PLAIN_LAYER))
     })
+}
+
+/// The first manifest of an image of the store that `is_it`.
+fn find_kept(store: &Store, is_it: impl Fn(&[u8]) -> bool) -> Option<Digest> {
+    store.tags().ok()?.into_iter().map(|(_, digest)| digest).find(|digest| {
+        let bytes = store.read_blob(digest, DOCUMENT_BYTES_MAX).ok().flatten();
+        bytes.is_some_and(|bytes| is_it(&bytes))
+    })
+}
+
+/// Asks the registry what it has under `name`; a SIF that the store knows is not fetched again.
+fn resolve_sif(
+    reference: &Reference,
+    name: &RegistryName,
+    access: &Access<'_>,
+) -> Result<Manifest, ResolveError> {
+    let text = || reference.to_string();
+    let error = |no_sif| match no_sif {
+        NoSif::Source(error) => ResolveError::Source { reference: text(), source: Box::new(error) },
+        NoSif::Manifest(source) => ResolveError::Manifest { reference: text(), source },
+        NoSif::Blob(error) => ResolveError::Blob { reference: text(), source: Box::new(error) },
+    };
+    let kept = |manifest: Digest| {
+        let store = access.store?;
+        let digest = find_kept(store, |made| manifest_of_sif(made) == Some(manifest))?;
+        Some((read_image(reference, &Kept { store, digest }).ok()?, store))
+    };
+    if let Some((image, store)) = pinned(name).and_then(kept) {
+        return keep(reference, image, store);
+    }
+    let sif = SifManifest::ask(name, access.network()).map_err(error)?;
+    if let Some((image, store)) = kept(sif.digest) {
+        return keep(reference, image, store);
+    }
+    let image = read_image(reference, &sif.fetch(access).map_err(error)?)?;
+    match access.store {
+        Some(store) => keep(reference, image, store),
+        None => Ok(image.manifest),
+    }
 }
 
 fn keep(reference: &Reference, image: ReadImage, store: &Store) -> Result<Manifest, ResolveError> {

@@ -101,6 +101,7 @@ fn canonical(image: &Reference) -> Result<String, Refusal> {
         | Reference::Host
         | Reference::DockerDaemon(_)
         | Reference::Registry(_)
+        | Reference::Oras(_)
         | Reference::ShortName { .. } => Ok(text),
     }
 }

@@ -4,7 +4,8 @@
 //! thing about it, in the order in which bytes travel:
 //!
 //! - `packed` reads the blob once, counts and hashes it, and bounds what comes out of it;
-//! - `spool` keeps a blob that must be read at random, `squashfs` makes a tar of it;
+//! - `spool` keeps a blob that must be read at random, `sif` finds the squashfs in it, and
+//!   `squashfs` makes a tar of that;
 //! - `bytes` carries the tar between threads;
 //! - `header` and `pax` make entries of it, and refuse what readers disagree about;
 //! - `name` says which path of the layer an entry means;
@@ -34,6 +35,7 @@ mod pack;
 mod packed;
 mod pax;
 mod remove;
+pub(crate) mod sif;
 mod spool;
 mod squashfs;
 mod tree;
@@ -182,6 +184,20 @@ fn feed(
     reader.send(None).map_err(|_| Stop::Refused)
 }
 
+/// Copies `blob` as it is to `target`, checking its size and its digest.
+///
+/// # Errors
+/// [`LayerError::Read`], [`LayerError::Blob`] or [`LayerError::Disk`]; what was copied so far
+/// means nothing.
+pub(crate) fn copy_blob(
+    layer: &LayerDescriptor,
+    blob: &mut dyn std::io::Read,
+    target: &mut dyn std::io::Write,
+) -> Result<(), LayerError> {
+    let blob = Counted::new(blob, layer);
+    spool::copy_to(&blob, &mut &blob, target).map_err(|stop| from_stop(stop, layer))
+}
+
 fn hash(chunks: &Receiver<Chunk>) -> Digest {
     let mut hasher = Sha256::new();
     for chunk in chunks {
@@ -190,11 +206,12 @@ fn hash(chunks: &Receiver<Chunk>) -> Digest {
     Digest::from_hasher(hasher)
 }
 
-/// Whether the tar with the digest `actual` is that of the layer. That of a squashfs has no name of
-/// its own: its blob was verified.
+/// Whether the tar with the digest `actual` is that of the layer. That of a squashfs, alone or in a
+/// SIF, has no name of its own: its blob was verified.
 fn check_diff_id(layer: &LayerDescriptor, actual: Digest) -> Result<(), LayerError> {
     let actual = match layer.media_type {
         MediaType::Squashfs => squashfs::diff_id(&layer.digest),
+        MediaType::Sif => sif::diff_id(&layer.digest),
         MediaType::Tar | MediaType::TarGzip | MediaType::TarZstd => actual,
     };
     let (digest, expected) = (layer.digest, layer.diff_id);

@@ -1,6 +1,7 @@
 //! The packed end: reads a blob once, verifies and counts it, and unpacks it into chunks.
 
 use std::cell::RefCell;
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use flate2::bufread::MultiGzDecoder;
 
 use super::Limits;
 use super::bytes::Chunk;
+use super::sif::{Sif, Span};
 use super::spool::{Place, spool};
 use super::squashfs;
 use crate::{BlobFault, LayerDescriptor, MediaType, Verified};
@@ -57,9 +59,20 @@ pub(super) fn unpack(
         }
         MediaType::Squashfs => {
             let file = spool(blob, &mut packed, place)?;
-            squashfs::unpack(&file, limits, sink)
+            let bytes = file_bytes(&file)?;
+            squashfs::unpack(&file, Span { offset: 0, bytes }, limits, sink)
+        }
+        MediaType::Sif => {
+            let file = spool(blob, &mut packed, place)?;
+            let sif = Sif::read(&file, file_bytes(&file)?).map_err(Stop::Packing)?;
+            squashfs::unpack(&file, sif.root, limits, sink)
         }
     }
+}
+
+fn file_bytes(file: &File) -> Result<u64, Stop> {
+    let metadata = file.metadata().map_err(|source| Stop::Disk { call: "fstat(2)", source })?;
+    Ok(metadata.len())
 }
 
 fn pump(
@@ -120,8 +133,8 @@ fn check_magic(start: &[u8], media_type: MediaType) -> Result<(), String> {
         MediaType::Tar => !is_gzip && !is_zstd,
         MediaType::TarGzip => is_gzip,
         MediaType::TarZstd => is_zstd,
-        // Its superblock says more.
-        MediaType::Squashfs => true,
+        // Their own headers say more.
+        MediaType::Squashfs | MediaType::Sif => true,
     };
     if is_right { Ok(()) } else { Err(format!("its first bytes are {found}")) }
 }
@@ -133,6 +146,7 @@ pub(super) fn packing(media_type: MediaType) -> &'static str {
         MediaType::TarGzip => "gzip",
         MediaType::TarZstd => "zstd",
         MediaType::Squashfs => "squashfs",
+        MediaType::Sif => "SIF",
     }
 }
 

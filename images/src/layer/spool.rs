@@ -54,14 +54,25 @@ pub(super) fn spool(
 
 /// Copies all of `blob` into a file without a name on the file system of `root`.
 fn copy(blob: &Counted<'_>, packed: &mut dyn Read, root: BorrowedFd<'_>) -> Result<File, Stop> {
-    let disk = |call, source| Stop::Disk { call, source };
-    let mut file = unnamed_file(root, NAME).map_err(|source| disk("openat(2)", source))?;
+    let file = unnamed_file(root, NAME);
+    let mut file = file.map_err(|source| Stop::Disk { call: "openat(2)", source })?;
+    copy_to(blob, packed, &mut file)?;
+    Ok(file)
+}
+
+/// Copies all of `blob`, read through `packed`, to `target`.
+pub(super) fn copy_to(
+    blob: &Counted<'_>,
+    packed: &mut dyn Read,
+    target: &mut dyn Write,
+) -> Result<(), Stop> {
     let mut buffer = vec![0; COPY_BYTES];
     loop {
         match packed.read(&mut buffer) {
-            Ok(0) => return Ok(file),
+            Ok(0) => return Ok(()),
             Ok(count) => {
-                file.write_all(&buffer[..count]).map_err(|error| disk("write(2)", error))?;
+                let written = target.write_all(&buffer[..count]);
+                written.map_err(|source| Stop::Disk { call: "write(2)", source })?;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(blob.stop(error)),

@@ -9,7 +9,6 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -20,7 +19,6 @@ use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::ImageInspect;
 use futures_util::StreamExt as _;
-use rustix::fs::{Mode, OFlags};
 use tokio::runtime::Runtime;
 
 use super::archive::Archive;
@@ -28,7 +26,6 @@ use super::docker_archive::DockerArchive;
 use super::docker_error::DockerError;
 use super::{Files as _, Network, Source, SourceError, Top};
 use crate::document::{Descriptor, Platform};
-use crate::layer::unnamed_file;
 use crate::shown::shown;
 use crate::{Digest, LayerDescriptor};
 
@@ -162,7 +159,7 @@ impl<'a> Asked<'a> {
     /// Writes the archive to a file without a name, and tells its size in bytes.
     fn save(&self) -> Result<(File, u64), DockerError> {
         let bytes_max = self.network.archive_bytes_max;
-        let mut file = self.open_file()?;
+        let mut file = self.network.spool_file().map_err(|source| self.no_room(source))?;
         let mut bytes = 0_u64;
         let mut wait = GATHER;
         self.runtime.block_on(async {
@@ -185,24 +182,8 @@ impl<'a> Asked<'a> {
         Ok((file, bytes))
     }
 
-    fn open_file(&self) -> Result<File, DockerError> {
-        let opened = || {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let folder = rustix::fs::open(self.folder(), flags, Mode::empty())?;
-            // In a folder that everybody may write to, a name that nobody can take before.
-            let mut random = [0; 8];
-            rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-            unnamed_file(folder.as_fd(), &format!(".spool-{:016x}", u64::from_ne_bytes(random)))
-        };
-        opened().map_err(|source| self.no_room(source))
-    }
-
     fn no_room(&self, source: io::Error) -> DockerError {
-        DockerError::Write { folder: self.folder().to_owned(), source }
-    }
-
-    fn folder(&self) -> &Path {
-        self.network.work_folder.unwrap_or(&self.network.docker.folder)
+        DockerError::Write { folder: self.network.spool_folder().to_owned(), source }
     }
 }
 

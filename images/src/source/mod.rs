@@ -15,29 +15,33 @@ mod docker_error;
 mod http;
 mod layout;
 mod login;
+mod oras;
 mod registry;
 mod registry_error;
 mod resume;
 mod retry;
 mod root_file;
-mod sif;
 mod token;
 mod url;
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use sha2::{Digest as _, Sha256};
 
 pub(crate) use docker_daemon::Asked;
 pub use docker_daemon::LocalDocker;
 pub use docker_error::DockerError;
 pub use http::{HttpError, Timeouts};
+pub(crate) use oras::{NoSif, SifManifest};
 pub use registry_error::RegistryError;
 
 use crate::document::{DOCUMENT_BYTES_MAX, Descriptor, ManifestError};
+use crate::layer::unnamed_file;
 use crate::{CredentialFiles, Digest, LayerDescriptor, Reference, Verified};
 
 /// An opened place that images come from.
@@ -262,6 +266,22 @@ pub(crate) struct Network<'a> {
     pub(crate) archive_bytes_max: u64,
 }
 
+impl Network<'_> {
+    /// A file that is gone when it is closed, with room for whole images.
+    fn spool_file(&self) -> io::Result<File> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(self.spool_folder(), flags, Mode::empty())?;
+        // In a folder that everybody may write to, a name that nobody can take before.
+        let mut random = [0; 8];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+        unnamed_file(folder.as_fd(), &format!(".spool-{:016x}", u64::from_ne_bytes(random)))
+    }
+
+    fn spool_folder(&self) -> &Path {
+        self.work_folder.unwrap_or(&self.docker.folder)
+    }
+}
+
 /// Opens the place that `reference` names. `None` for references that have no blobs.
 pub(crate) fn open(
     reference: &Reference,
@@ -278,7 +298,10 @@ pub(crate) fn open(
         }
         Reference::Squashfs(path) => Box::new(root_file::RootFile::open_squashfs(path)?),
         Reference::Sif(path) => Box::new(root_file::RootFile::open_sif(path)?),
-        Reference::Registry(name) => Box::new(registry::Registry::new(name, network)),
+        // The layer of an `oras:` is a blob of the registry like any other.
+        Reference::Registry(name) | Reference::Oras(name) => {
+            Box::new(registry::Registry::new(name, network))
+        }
         Reference::Host | Reference::Dir(_) | Reference::ShortName { .. } => return Ok(None),
     }))
 }
@@ -287,7 +310,7 @@ pub(crate) fn open(
 fn open_regular(path: &Path) -> Result<(File, u64), SourceError> {
     let error = |source| SourceError::Open { path: path.to_owned(), source };
     // NONBLOCK: opening a FIFO without it waits for a writer for ever.
-    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let flags = i32::try_from(flags.bits()).expect("open flags fit in the int of open(2)");
     let file = File::options().read(true).custom_flags(flags).open(path).map_err(error)?;
     let metadata = file.metadata().map_err(error)?;

@@ -13,9 +13,9 @@ use std::sync::{Arc, OnceLock};
 
 use serde_json::{Value, json};
 
-use super::sif::{self, Sif, Span};
 use super::{Source, SourceError, Top, hash, open_regular};
 use crate::document::{DOCUMENT_BYTES_MAX, Descriptor, SQUASHFS_LAYER};
+use crate::layer::sif::{self, Sif, Span};
 use crate::layer::{SUPERBLOCK_BYTES, Superblock, squashfs_diff_id};
 use crate::{Digest, LayerDescriptor};
 
@@ -31,10 +31,51 @@ pub(super) struct RootFile {
     documents: OnceLock<Documents>,
 }
 
+/// The documents of an image that has none, of one layer.
 #[derive(Debug, Clone)]
-struct Documents {
+pub(super) struct Documents {
     manifest: Vec<u8>,
     config: Vec<u8>,
+}
+
+impl Documents {
+    /// Makes them. `defaults` becomes the `config` of the configuration, `layer` is how the
+    /// manifest describes the layer.
+    pub(super) fn new(
+        defaults: &Value,
+        architecture: Option<&str>,
+        layer: &Value,
+        diff_id: Digest,
+    ) -> Documents {
+        let rootfs = json!({"type": "layers", "diff_ids": [diff_id]});
+        let mut config = json!({"config": defaults, "rootfs": rootfs});
+        if let Some(architecture) = architecture {
+            config["architecture"] = json!(architecture);
+            config["os"] = json!("linux");
+        }
+        let config = config.to_string().into_bytes();
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": {
+                "mediaType": "application/vnd.oci.image.config.v1+json",
+                "digest": Digest::of(&config),
+                "size": config.len(),
+            },
+            "layers": [layer],
+        });
+        Documents { manifest: manifest.to_string().into_bytes(), config }
+    }
+
+    pub(super) fn top(&self) -> Top {
+        let bytes = self.manifest.clone();
+        Top { digest: Digest::of(&bytes), bytes, media_type: None }
+    }
+
+    /// None if it is another configuration that is asked for.
+    pub(super) fn config(&self, descriptor: &Descriptor) -> Option<Vec<u8>> {
+        (Digest::of(&self.config) == descriptor.digest).then(|| self.config.clone())
+    }
 }
 
 impl RootFile {
@@ -49,13 +90,7 @@ impl RootFile {
     /// Opens a Singularity or Apptainer image.
     pub(super) fn open_sif(path: &Path) -> Result<RootFile, SourceError> {
         let (file, bytes) = open_regular(path)?;
-        let unusable = || unusable(path, "SIF");
-        let sif = Sif::read(&file, bytes).map_err(unusable())?;
-        check_squashfs(&file, sif.root).map_err(unusable())?;
-        let defaults = match sif.oci_config {
-            Some(span) => read_defaults(&file, span, bytes).map_err(unusable())?,
-            None => json!({}),
-        };
+        let (sif, defaults) = read_sif(path, &file, bytes)?;
         Ok(RootFile::new(path, file, sif.root, sif.architecture, defaults))
     }
 
@@ -80,27 +115,12 @@ impl RootFile {
             return Ok(documents);
         }
         let digest = hash(&[], self.part()).map_err(|source| self.read_error(source))?;
-        let mut config = json!({
-            "config": self.defaults,
-            "rootfs": {"type": "layers", "diff_ids": [squashfs_diff_id(&digest)]},
-        });
-        if let Some(architecture) = self.architecture {
-            config["architecture"] = json!(architecture);
-            config["os"] = json!("linux");
-        }
-        let config = config.to_string().into_bytes();
-        let manifest = json!({
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": {
-                "mediaType": "application/vnd.oci.image.config.v1+json",
-                "digest": Digest::of(&config),
-                "size": config.len(),
-            },
-            "layers": [{"mediaType": SQUASHFS_LAYER, "digest": digest, "size": self.span.bytes}],
-        });
-        let manifest = manifest.to_string().into_bytes();
-        Ok(self.documents.get_or_init(|| Documents { manifest, config }))
+        let (layer, diff_id) = (
+            json!({"mediaType": SQUASHFS_LAYER, "digest": digest, "size": self.span.bytes}),
+            squashfs_diff_id(&digest),
+        );
+        let new = || Documents::new(&self.defaults, self.architecture, &layer, diff_id);
+        Ok(self.documents.get_or_init(new))
     }
 
     fn read_error(&self, source: io::Error) -> SourceError {
@@ -124,6 +144,19 @@ fn check_squashfs(file: &File, span: Span) -> Result<(), sif::Wrong> {
     Superblock::parse(&start, span.bytes).map(|_| ())
 }
 
+/// Reads where things are in the SIF `file` of `bytes` bytes, which is called `path`, and the
+/// `config` of the OCI image that it was made of.
+pub(super) fn read_sif(path: &Path, file: &File, bytes: u64) -> Result<(Sif, Value), SourceError> {
+    let unusable = || unusable(path, "SIF");
+    let sif = Sif::read(file, bytes).map_err(unusable())?;
+    check_squashfs(file, sif.root).map_err(unusable())?;
+    let defaults = match sif.oci_config {
+        Some(span) => read_defaults(file, span, bytes).map_err(unusable())?,
+        None => json!({}),
+    };
+    Ok((sif, defaults))
+}
+
 /// Reads what a SIF made of an OCI image keeps of its configuration.
 fn read_defaults(file: &File, span: Span, file_bytes: u64) -> Result<Value, sif::Wrong> {
     if span.bytes > DOCUMENT_BYTES_MAX {
@@ -140,8 +173,7 @@ fn read_defaults(file: &File, span: Span, file_bytes: u64) -> Result<Value, sif:
 
 impl Source for RootFile {
     fn top(&self) -> Result<Top, SourceError> {
-        let bytes = self.documents()?.manifest.clone();
-        Ok(Top { digest: Digest::of(&bytes), bytes, media_type: None })
+        Ok(self.documents()?.top())
     }
 
     fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>, SourceError> {
@@ -149,11 +181,8 @@ impl Source for RootFile {
     }
 
     fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>, SourceError> {
-        let config = &self.documents()?.config;
-        if Digest::of(config) != descriptor.digest {
-            return Err(self.missing(descriptor.digest));
-        }
-        Ok(config.clone())
+        let config = self.documents()?.config(descriptor);
+        config.ok_or_else(|| self.missing(descriptor.digest))
     }
 
     fn layer(&self, _layer: &LayerDescriptor) -> Result<Box<dyn Read + Send>, SourceError> {

@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::sync::PoisonError;
 
 use rustix::fs::FlockOperation;
 
@@ -17,6 +18,7 @@ use super::blobs::BLOBS;
 use super::lease::{Lock, Thing};
 use super::work::{PARTIAL, Work};
 use super::{Store, StoreError};
+use crate::layer::copy_blob;
 use crate::{Digest, LayerDescriptor, LayerError};
 
 /// Where a blob comes from. Nobody is asked before its first byte is read.
@@ -61,6 +63,38 @@ pub(super) struct Transfer<'a> {
     have_bytes: u64,
     /// Why the file could not be written.
     failure: Option<io::Error>,
+}
+
+impl Store {
+    /// Makes the blob that `layer` names exist in the store, as it is, and returns it. `origin` is
+    /// not asked for what the store has of it. It stays as long as this store is open.
+    ///
+    /// # Errors
+    /// See [`LayerError`].
+    pub(crate) fn fetch_blob(
+        &self,
+        layer: &LayerDescriptor,
+        origin: &mut dyn Origin,
+    ) -> Result<File, LayerError> {
+        let kept = |source| LayerError::Store { diff_id: layer.diff_id, source };
+        let mut transfer = Transfer::begin(self, layer, origin.may_resume()).map_err(kept)?;
+        let had_some = transfer.has_some();
+        let mut copied = copy_blob(layer, &mut transfer.reader(origin), &mut io::sink());
+        if had_some && matches!(copied, Err(LayerError::Blob { .. })) {
+            transfer.restart().map_err(kept)?;
+            copied = copy_blob(layer, &mut transfer.reader(origin), &mut io::sink());
+        }
+        if let Err(error) = copied {
+            return Err(transfer.end(error));
+        }
+        let path = transfer.work.path();
+        transfer.file.sync_all().map_err(self.failed("fsync(2)", &path)).map_err(kept)?;
+        let file = transfer.publish().map_err(kept)?;
+        let lock = file.try_clone().map_err(self.failed("fcntl(2)", &path)).map_err(kept)?;
+        let mut documents = self.documents.lock().unwrap_or_else(PoisonError::into_inner);
+        documents.entry(layer.digest).or_insert(lock.into());
+        Ok(file)
+    }
 }
 
 impl<'a> Transfer<'a> {

@@ -4,6 +4,9 @@
 #[cfg(test)]
 #[path = "../layer_twice/mod.rs"]
 mod layer_twice;
+#[cfg(test)]
+#[path = "../sif_file/mod.rs"]
+mod sif_file;
 
 #[cfg(test)]
 mod archives;
@@ -19,6 +22,8 @@ mod image_fixture;
 mod keeping;
 #[cfg(test)]
 mod kept_blobs;
+#[cfg(test)]
+mod oras;
 #[cfg(test)]
 mod registry;
 #[cfg(test)]

@@ -49,6 +49,23 @@ impl Site {
         }
     }
 
+    pub(super) fn with_access<T>(&self, then: impl FnOnce(&Access<'_>) -> T) -> T {
+        then(&self.access(&Silent))
+    }
+
+    /// As another process has it, on the same directory.
+    pub(super) fn with_access_to<T>(
+        &self,
+        store: &Store,
+        then: impl FnOnce(&Access<'_>) -> T,
+    ) -> T {
+        then(&Access { store: Some(store), ..self.access(&Silent) })
+    }
+
+    pub(super) fn reopen_store<T>(&self, then: impl FnOnce(&Store) -> T) -> T {
+        then(&Store::open(self.store.root()).unwrap())
+    }
+
     fn reference(&self, name: &str) -> String {
         format!("docker://{}/{name}", self.registry.host())
     }

@@ -32,6 +32,8 @@ pub(super) struct TableBlock {
 /// Reads blocks of one file system.
 pub(super) struct Blocks<'a> {
     file: &'a File,
+    /// Where the file system begins in it.
+    start: u64,
     pub(super) superblock: &'a Superblock,
     unpacker: Unpacker,
     tables: Recent<TableBlock>,
@@ -44,11 +46,13 @@ pub(super) struct Blocks<'a> {
 impl<'a> Blocks<'a> {
     pub(super) fn new(
         file: &'a File,
+        start: u64,
         superblock: &'a Superblock,
         limits: &Limits,
     ) -> Result<Blocks<'a>, Stop> {
         Ok(Blocks {
             file,
+            start,
             superblock,
             unpacker: Unpacker::new(superblock.packing)?,
             tables: Recent::new(TABLE_BLOCKS_KEPT),
@@ -58,14 +62,14 @@ impl<'a> Blocks<'a> {
         })
     }
 
-    /// Reads `count` bytes at `offset` as they are in the file.
+    /// Reads `count` bytes at `offset` of the file system as they are in the file.
     pub(super) fn read(&self, offset: u64, count: usize) -> Result<Vec<u8>, Stop> {
         if offset.checked_add(count as u64).is_none_or(|end| end > self.superblock.end) {
             return Err(wrong(format!("it refers to byte {offset}, beyond its end")));
         }
         let mut bytes = vec![0; count];
         self.file
-            .read_exact_at(&mut bytes, offset)
+            .read_exact_at(&mut bytes, self.start + offset)
             .map_err(|source| Stop::Disk { call: "pread(2)", source })?;
         Ok(bytes)
     }

@@ -33,6 +33,7 @@ use super::head::Head;
 use super::name::{LayerPath, join};
 use super::packed::Stop;
 use super::pax::Moment;
+use super::sif::Span;
 use crate::Digest;
 use archive::Archive;
 use blocks::{Blocks, packed_size};
@@ -50,21 +51,22 @@ pub(crate) fn diff_id(digest: &Digest) -> Digest {
     Digest::of(format!("squashfs {digest}").as_bytes())
 }
 
-/// Unpacks the file system in `file` to a tar and hands its chunks to `sink`, which says whether it
-/// wants more.
+/// Unpacks the file system at `span` of `file` to a tar and hands its chunks to `sink`, which says
+/// whether it wants more. The span lies within the file.
 pub(super) fn unpack(
     file: &File,
+    span: Span,
     limits: &Limits,
     sink: &mut dyn FnMut(Chunk) -> bool,
 ) -> Result<(), Stop> {
     let disk = |source| Stop::Disk { call: "pread(2)", source };
-    let file_bytes = file.metadata().map_err(disk)?.len();
     let mut start = [0; SUPERBLOCK_BYTES];
-    let count = file.read_at(&mut start, 0).map_err(disk)?;
-    let superblock = Superblock::parse(&start[..count], file_bytes).map_err(wrong)?;
-    let mut blocks = Blocks::new(file, &superblock, limits)?;
+    let count = usize::try_from(span.bytes).map_or(SUPERBLOCK_BYTES, |n| n.min(SUPERBLOCK_BYTES));
+    file.read_exact_at(&mut start[..count], span.offset).map_err(disk)?;
+    let superblock = Superblock::parse(&start[..count], span.bytes).map_err(wrong)?;
+    let mut blocks = Blocks::new(file, span.offset, &superblock, limits)?;
     let owners = tables::owners(&mut blocks)?;
-    let archive = Archive::new(file_bytes, limits, sink);
+    let archive = Archive::new(span.bytes, limits, sink);
     let mut walk = Walk {
         blocks,
         owners,

@@ -1,4 +1,4 @@
-//! Reads where things are in a Singularity Image Format file (`sif:`): header and descriptors.
+//! Reads where things are in a Singularity Image Format file: header and descriptors.
 //!
 //! Version 01, as apptainer/sif v2 writes it (`pkg/sif/sif.go`, `descriptor.go`); all numbers are
 //! little-endian and packed. Pure but for reads at offsets, each bounded by the file. Stricter than
@@ -7,6 +7,8 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+
+use crate::Digest;
 
 /// Bytes of the header and of one descriptor.
 const HEADER_BYTES: usize = 128;
@@ -20,20 +22,20 @@ const VERSION: &[u8] = b"01\0";
 
 /// A place in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Span {
-    pub(super) offset: u64,
-    pub(super) bytes: u64,
+pub(crate) struct Span {
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
 }
 
 /// What of a file matters here.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Sif {
+pub(crate) struct Sif {
     /// The primary system partition, which is a squashfs.
-    pub(super) root: Span,
+    pub(crate) root: Span,
     /// What it is for, in Go's words, if it says so.
-    pub(super) architecture: Option<&'static str>,
+    pub(crate) architecture: Option<&'static str>,
     /// The configuration of the OCI image it was made of.
-    pub(super) oci_config: Option<Span>,
+    pub(crate) oci_config: Option<Span>,
 }
 
 /// One used descriptor.
@@ -48,14 +50,19 @@ struct Descriptor {
 }
 
 /// What is wrong with a file.
-pub(super) type Wrong = String;
+pub(crate) type Wrong = String;
+
+/// The name in the store of what the SIF with `digest` unpacks to.
+pub(crate) fn diff_id(digest: &Digest) -> Digest {
+    Digest::of(format!("sif {digest}").as_bytes())
+}
 
 impl Sif {
     /// Reads `file`, which has `file_bytes` bytes.
     ///
     /// # Errors
     /// What is wrong with it, or why its kind is not read.
-    pub(super) fn read(file: &File, file_bytes: u64) -> Result<Sif, Wrong> {
+    pub(crate) fn read(file: &File, file_bytes: u64) -> Result<Sif, Wrong> {
         let header: [u8; HEADER_BYTES] = read(file, 0, HEADER_BYTES, file_bytes)?
             .try_into()
             .expect("as many bytes were read as asked for");
@@ -83,7 +90,7 @@ impl Sif {
 }
 
 /// Reads bytes that must be within the file.
-pub(super) fn read(
+pub(crate) fn read(
     file: &File,
     offset: u64,
     count: usize,
