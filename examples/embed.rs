@@ -30,7 +30,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let limits = Limits::default();
     let access = Access {
         store: Some(&store),
-        plain_hosts: &[],
+        registries: &ric_images::Registries::default(),
+        shifter_folders: &[],
+        asker: &ric_images::Asker::default(),
         credentials: &CredentialFiles::default(),
         docker: &LocalDocker::default(),
         host_fingerprint: &host.host_fingerprint,

@@ -100,6 +100,13 @@ pub(crate) fn stored(root: &Path, error: &StoredError) -> Failure {
 
 /// The image has no manifest that can be used.
 pub(crate) fn resolve(error: &ResolveError) -> Failure {
+    if let ResolveError::Source { source, .. } = error
+        && is_offline(source)
+    {
+        return Failure::refused(Actor::Site, error.to_string())
+            .because(source.as_ref())
+            .hint(error.hint().unwrap_or_default());
+    }
     let must_act = match error {
         ResolveError::ShortName { .. }
         | ResolveError::Directory { .. }
@@ -117,15 +124,28 @@ pub(crate) fn is_not_there(error: &ResolveError) -> bool {
     let ResolveError::Source { source, .. } = error else { return false };
     let SourceError::Registry { source, .. } = source.as_ref() else { return false };
     matches!(
-        source,
+        **source,
         RegistryError::NotFound { .. }
             | RegistryError::Unauthorized { .. }
             | RegistryError::Refused { .. }
     )
 }
 
+/// Whether the site does not want any registry to be asked.
+fn is_offline(error: &SourceError) -> bool {
+    let SourceError::Registry { source, .. } = error else { return false };
+    matches!(**source, RegistryError::Offline)
+}
+
 /// The image's layers cannot be brought onto disk.
 pub(crate) fn pull(error: &PullError) -> Failure {
+    if let PullError::Open { source, .. } = error
+        && is_offline(source)
+    {
+        return Failure::refused(Actor::Site, error.to_string())
+            .because(source.as_ref())
+            .hint(error.hint().unwrap_or_default());
+    }
     let must_act = match error {
         PullError::Reference { .. }
         | PullError::Directory { .. }

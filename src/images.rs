@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::Answer;
 use crate::args::{ImagesVerb, ListArgs, PullArgs};
 use crate::failure::Failure;
-use crate::progress::Bars;
+use crate::progress::watched;
 use crate::session::{self, Session};
 use crate::{blame, places, task};
 
@@ -36,6 +36,9 @@ fn pull(args: PullArgs) -> Result<Answer, Failure> {
     let policy = session::load_policy(&args.policy)?;
     let caller = task::read_caller()?;
     let mut session = Session::open(policy, &caller, args.store.as_deref())?;
+    if args.json {
+        session.tell_events();
+    }
     let mut rows = Vec::new();
     for reference in args.images {
         let reference = task::absolute(reference)?;
@@ -43,7 +46,7 @@ fn pull(args: PullArgs) -> Result<Answer, Failure> {
         if session.make_store()? {
             manifest = session.look_up(&caller, &reference, "pull")?;
         }
-        session.ensure(&manifest, Form::Layers, &Bars::default())?;
+        session.ensure(&manifest, Form::Layers, watched(args.json).as_ref())?;
         rows.push(manifest);
     }
     if args.json {

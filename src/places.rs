@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ric_images::{CredentialFiles, LocalDocker, default_root, is_local_filesystem};
+use ric_images::{CredentialFiles, LocalDocker, Proxies, default_root, is_local_filesystem};
 use rustix::fs::Access;
 
 use crate::machine::MachineSettings;
@@ -77,6 +77,26 @@ fn usual_docker(uid: u32, variable: impl Fn(&str) -> Option<OsString>) -> LocalD
     let sockets = vec!["/var/run/docker.sock".into(), runtime.join("podman/podman.sock")];
     let folder = variable("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
     LocalDocker::new(host, sockets, folder)
+}
+
+/// What the environment says of proxies. Nothing is looked at.
+#[expect(clippy::disallowed_methods, reason = "libraries get what the environment says from here")]
+pub(crate) fn proxies() -> Proxies {
+    usual_proxies(|name| std::env::var(name).ok())
+}
+
+/// Small letters first, as curl(1) does. Those of `HTTP_PROXY` count too, as for Docker: no web
+/// server starts this program with a header of a request in that name.
+fn usual_proxies(variable: impl Fn(&str) -> Option<String>) -> Proxies {
+    let either = |small: &str, large: &str| {
+        let set = |name: &str| variable(name).filter(|text| !text.is_empty());
+        set(small).or_else(|| set(large))
+    };
+    Proxies {
+        https: either("https_proxy", "HTTPS_PROXY"),
+        http: either("http_proxy", "HTTP_PROXY"),
+        except: either("no_proxy", "NO_PROXY").unwrap_or_default(),
+    }
 }
 
 /// Where environment files are looked for, first to last: the user's own, the site's.
@@ -173,6 +193,20 @@ mod tests {
         assert_eq!(usual.sockets[0], PathBuf::from("/var/run/docker.sock"));
         assert_eq!(usual.sockets[1], PathBuf::from("/r/podman/podman.sock"));
         assert_eq!(podman(&docker(0, &[])), "/run/podman/podman.sock");
+    }
+
+    #[test]
+    fn proxies_are_what_the_environment_says_small_letters_first() {
+        let proxies = |variables: &[(&str, &str)]| {
+            let found = |name: &str| variables.iter().find(|(key, _)| *key == name);
+            usual_proxies(|name| found(name).map(|(_, value)| (*value).to_owned()))
+        };
+        assert_eq!(proxies(&[("HTTPS_PROXY", ""), ("no_proxy", "")]), Proxies::default());
+        let all =
+            [("https_proxy", "a"), ("HTTPS_PROXY", "b"), ("HTTP_PROXY", "c"), ("NO_PROXY", "d")];
+        let expected =
+            Proxies { https: Some("a".into()), http: Some("c".into()), except: "d".into() };
+        assert_eq!(proxies(&all), expected);
     }
 
     #[test]

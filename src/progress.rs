@@ -1,15 +1,92 @@
 //! What is said on standard error before a verb has ended: bars while layers are fetched, where it
-//! is a terminal, and lines that a user reads even if the task is killed.
+//! is a terminal, or lines of JSON for a program, and lines that a user reads even if the task is
+//! killed.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use ric_images::{Digest, Progress};
+use serde_json::json;
 
 use crate::failure::printable;
+
+/// For whoever watches a pull: people, or with `as_json` a program.
+pub(crate) fn watched(as_json: bool) -> Box<dyn Progress> {
+    match as_json {
+        true => Box::new(Events::new(io::stderr())),
+        false => Box::new(Bars::default()),
+    }
+}
+
+/// How often an event says how far a layer is.
+const EVENT_EVERY: Duration = Duration::from_millis(200);
+
+/// One JSON object a line: a layer begins, gets on, is there (`docs/registries.md`).
+pub(crate) struct Events<W> {
+    state: Mutex<Told<W>>,
+}
+
+struct Told<W> {
+    to: W,
+    by_layer: HashMap<Digest, Far>,
+}
+
+/// How far a layer is, and when that was told.
+struct Far {
+    bytes: u64,
+    of: u64,
+    told: Instant,
+}
+
+impl<W: Write> Events<W> {
+    fn new(to: W) -> Events<W> {
+        Events { state: Mutex::new(Told { to, by_layer: HashMap::new() }) }
+    }
+
+    fn with(&self, act: impl FnOnce(&mut Told<W>)) {
+        act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl<W: Write> Told<W> {
+    /// A closed standard error leaves nobody to tell.
+    fn tell(&mut self, event: &str, digest: &Digest) {
+        let Some(Far { bytes, of, .. }) = self.by_layer.get(digest) else { return };
+        let line = json!({"event": event, "digest": digest, "bytes": bytes, "of": of});
+        let _ = self.to.write_all(format!("{line}\n").as_bytes());
+    }
+}
+
+impl<W: Write + Send> Progress for Events<W> {
+    fn started(&self, digest: &Digest, blob_bytes: u64) {
+        self.with(|told| {
+            let far = Far { bytes: 0, of: blob_bytes, told: Instant::now() };
+            // Wanted, and then asked for: nothing has come in between.
+            let is_known = told.by_layer.insert(*digest, far).is_some_and(|far| far.bytes == 0);
+            if !is_known {
+                told.tell("started", digest);
+            }
+        });
+    }
+
+    fn advanced(&self, digest: &Digest, bytes: u64) {
+        self.with(|told| {
+            let Some(far) = told.by_layer.get_mut(digest) else { return };
+            far.bytes += bytes;
+            if far.told.elapsed() >= EVENT_EVERY {
+                far.told = Instant::now();
+                told.tell("advanced", digest);
+            }
+        });
+    }
+
+    fn finished(&self, digest: &Digest) {
+        self.with(|told| told.tell("finished", digest));
+    }
+}
 
 /// One bar per layer. Costs nothing until a layer is fetched; indicatif itself stays silent where
 /// standard error is no terminal.
@@ -72,5 +149,39 @@ impl Drop for Bars {
     fn drop(&mut self) {
         let bars = self.by_layer.get_mut().unwrap_or_else(PoisonError::into_inner);
         bars.values().for_each(ProgressBar::finish_and_clear);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn events_are_one_object_a_line() {
+        let digest: Digest = format!("sha256:{}", "a".repeat(64)).parse().unwrap();
+        let events = Events::new(Vec::new());
+        // Fetched again after something was wrong with what came.
+        for bytes in [3, 7] {
+            events.started(&digest, 10);
+            events.advanced(&digest, bytes);
+        }
+        events.with(|told| told.by_layer.get_mut(&digest).unwrap().told -= EVENT_EVERY);
+        events.advanced(&digest, 1);
+        events.advanced(&digest, 2);
+        events.finished(&digest);
+        let told = events.state.into_inner().unwrap().to;
+        let lines: Vec<Value> = String::from_utf8(told)
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let said: Vec<_> = lines
+            .iter()
+            .map(|line| (line["event"].as_str().unwrap(), line["bytes"].as_u64().unwrap()))
+            .collect();
+        assert_eq!(said, [("started", 0), ("started", 0), ("advanced", 8), ("finished", 10)]);
+        assert!(lines.iter().all(|line| line["of"] == 10 && line["digest"] == digest.to_string()));
     }
 }

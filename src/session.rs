@@ -6,10 +6,10 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use ric_images::{
-    Access, ConvertOptions, Converted, CredentialFiles, Form, Image, Limits, LocalDocker, Manifest,
-    Progress, Reference, Store, Target, Timeouts,
+    Access, Asker, ConvertOptions, Converted, CredentialFiles, Form, Image, Limits, LocalDocker,
+    Manifest, Mirror, Progress, Reference, Registries, Store, Target, Timeouts,
 };
-use ric_policies::{Authority, Loaded, Policy, SITE_FILE};
+use ric_policies::{Authority, Loaded, Policy, Ruled, SITE_FILE};
 use ric_runtime::{
     BuildStep, Caller, Container, Host, Identities, Outcome, Plan, Signals, Streams, Task, Work,
     WorkAsk, admit,
@@ -18,7 +18,7 @@ use ric_runtime::{
 use crate::blame;
 use crate::failure::Failure;
 use crate::places;
-use crate::progress::Bars;
+use crate::progress::watched;
 use crate::task::Descriptors;
 
 /// What a task is decided and run with, besides itself.
@@ -29,6 +29,11 @@ pub(crate) struct Session {
     store_root: PathBuf,
     /// `None` until something must be kept: a task that is refused leaves no store behind.
     store: Option<Store>,
+    asker: Asker,
+    /// What is fetched is told in JSON.
+    tells_events: bool,
+    registries: Registries,
+    shifter_folders: Vec<PathBuf>,
     credentials: CredentialFiles,
     docker: LocalDocker,
     limits: Limits,
@@ -53,9 +58,30 @@ impl Session {
             if places::is_store(&store_root) { Some(open_store(&store_root)?) } else { None };
         let mut host = read_host(caller, &policy)?;
         host.own_paths.push(store_root.clone());
-        let credentials = places::credentials();
+        let (registries, credentials) = (registries(&policy), places::credentials());
+        let gids = [&[caller.gid][..], &caller.groups].concat();
+        let asker = Asker { uid: caller.uid, gids };
+        let shifter_folders = policy.images.shifter.iter().map(|folder| folder.value.clone());
+        let shifter_folders = shifter_folders.collect();
         let (docker, limits) = (places::docker(), Limits::default());
-        Ok(Self { policy, host, store_root, store, credentials, docker, limits })
+        Ok(Self {
+            policy,
+            host,
+            store_root,
+            store,
+            asker,
+            tells_events: false,
+            registries,
+            shifter_folders,
+            credentials,
+            docker,
+            limits,
+        })
+    }
+
+    /// From now on, what is fetched to know what an image is is told as JSON.
+    pub(crate) fn tell_events(&mut self) {
+        self.tells_events = true;
     }
 
     /// Makes the store that running needs. `true`: it was not there, so that what was resolved is
@@ -97,10 +123,9 @@ impl Session {
     /// gives no answer is not passed over: the next one may hold another image of that name.
     fn resolve(&self, references: &[Reference]) -> Result<Manifest, Failure> {
         let mut first_failure = None;
-        let plain_hosts = self.plain_hosts();
         // A SIF in a registry has to be fetched to know what it is.
-        let bars = Bars::default();
-        let access = self.access(&plain_hosts, &bars);
+        let progress = watched(self.tells_events);
+        let access = self.access(progress.as_ref());
         for reference in references {
             match ric_images::resolve(reference, &access) {
                 Ok(manifest) => return Ok(manifest),
@@ -120,8 +145,7 @@ impl Session {
         form: Form,
         progress: &dyn Progress,
     ) -> Result<Image, Failure> {
-        let plain_hosts = self.plain_hosts();
-        let access = self.access(&plain_hosts, progress);
+        let access = self.access(progress);
         ric_images::ensure(manifest, form, &access).map_err(|error| blame::pull(&error))
     }
 
@@ -133,8 +157,7 @@ impl Session {
         options: ConvertOptions,
         progress: &dyn Progress,
     ) -> Result<Converted, Failure> {
-        let plain_hosts = self.plain_hosts();
-        let access = self.access(&plain_hosts, progress);
+        let access = self.access(progress);
         ric_images::convert(manifest, target, options, &access)
             .map_err(|error| blame::convert(&manifest.reference, target, &error))
     }
@@ -218,14 +241,12 @@ impl Session {
         Ok(if is_there { local } else { image.clone() })
     }
 
-    fn plain_hosts(&self) -> Vec<String> {
-        self.policy.registries.insecure.iter().map(|host| host.value.clone()).collect()
-    }
-
-    fn access<'a>(&'a self, plain_hosts: &'a [String], progress: &'a dyn Progress) -> Access<'a> {
+    fn access<'a>(&'a self, progress: &'a dyn Progress) -> Access<'a> {
         Access {
             store: self.store.as_ref(),
-            plain_hosts,
+            asker: &self.asker,
+            registries: &self.registries,
+            shifter_folders: &self.shifter_folders,
             credentials: &self.credentials,
             docker: &self.docker,
             host_fingerprint: &self.host.host_fingerprint,
@@ -233,6 +254,23 @@ impl Session {
             timeouts: Timeouts::default(),
             progress,
         }
+    }
+}
+
+/// How policy and environment want registries to be reached.
+fn registries(policy: &Policy) -> Registries {
+    let ric_policies::Registries { short_names: _, insecure, mirrors, authorities, offline } =
+        &policy.registries;
+    let mirror = |rule: &Ruled<ric_policies::Mirror>| Mirror {
+        registry: rule.value.registry.clone(),
+        at: rule.value.at.clone(),
+    };
+    Registries {
+        plain_hosts: insecure.iter().map(|host| host.value.clone()).collect(),
+        mirrors: mirrors.iter().map(mirror).collect(),
+        authorities: authorities.iter().map(|file| file.value.clone()).collect(),
+        proxies: places::proxies(),
+        offline: offline.value,
     }
 }
 

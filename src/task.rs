@@ -265,6 +265,7 @@ pub(crate) fn absolute_in(image: Reference, folder: &Path) -> Result<Reference, 
         | Reference::DockerDaemon(_)
         | Reference::Registry(_)
         | Reference::Oras(_)
+        | Reference::Shifter(_)
         | Reference::ShortName { .. } => image,
     })
 }

@@ -151,6 +151,22 @@ fn inspect_shows_what_the_store_has() {
 }
 
 #[test]
+fn pull_tells_what_it_fetches_one_object_a_line() {
+    let site = Site::new();
+    let tar = layer("a", 100);
+    let reference = site.layout("one", std::slice::from_ref(&tar));
+    let pull = || {
+        let output = site.images(&["pull", &reference, "--json"]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let told = String::from_utf8(output.stderr).unwrap();
+        let events = told.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        events.map(|event| event["event"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(pull(), ["started", "finished"]);
+    assert_eq!(pull(), [""; 0], "what is there is not fetched");
+}
+
+#[test]
 fn inspect_of_what_is_not_there_says_how_to_get_it() {
     let site = Site::new();
     let reference = "docker://registry.example.org/tool:1";

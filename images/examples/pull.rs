@@ -8,7 +8,8 @@ use std::io::Write;
 use std::path::Path;
 
 use ric_images::{
-    Access, CredentialFiles, Form, Limits, LocalDocker, Silent, Store, Timeouts, ensure, resolve,
+    Access, Asker, CredentialFiles, Form, Limits, LocalDocker, Registries, Silent, Store, Timeouts,
+    ensure, resolve,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -16,11 +17,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (Some(root), Some(reference)) = (arguments.next(), arguments.next()) else {
         return Err("usage: pull STORE REFERENCE [HOST]…".into());
     };
-    let plain_hosts: Vec<String> = arguments.collect();
+    let registries = Registries { plain_hosts: arguments.collect(), ..Registries::default() };
     let store = Store::open(Path::new(&root))?;
     let access = Access {
         store: Some(&store),
-        plain_hosts: &plain_hosts,
+        registries: &registries,
+        shifter_folders: &[],
+        asker: &Asker::default(),
         credentials: &CredentialFiles::default(),
         docker: &LocalDocker::default(),
         host_fingerprint: "",

@@ -1,9 +1,10 @@
 //! What [`resolve`](crate::resolve) and [`ensure`](crate::ensure) may use, and whom they tell.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use crate::source::Network;
-use crate::{CredentialFiles, Digest, Limits, LocalDocker, Store, Timeouts};
+use crate::{CredentialFiles, Digest, Limits, LocalDocker, Registries, Store, Timeouts};
 
 /// What the caller grants: this crate knows no policy, reads no environment and opens no store by
 /// itself.
@@ -11,9 +12,12 @@ use crate::{CredentialFiles, Digest, Limits, LocalDocker, Store, Timeouts};
 pub struct Access<'a> {
     /// Where layers are kept. `None` is enough for `host:` and `dir:`, and to look at archives.
     pub store: Option<&'a Store>,
-    /// Registries, `HOST` or `HOST:PORT`, that may be spoken to in plain HTTP. All others are
-    /// spoken to in TLS.
-    pub plain_hosts: &'a [String],
+    /// Who wants the image: a store may be shared by several users.
+    pub asker: &'a Asker,
+    /// How registries are reached.
+    pub registries: &'a Registries,
+    /// Directories of Shifter image gateways, for `shifter:`.
+    pub shifter_folders: &'a [PathBuf],
     /// What a registry that asks who is there is shown. They are looked at no earlier.
     pub credentials: &'a CredentialFiles,
     /// The Docker or Podman of `docker-daemon:`.
@@ -28,10 +32,20 @@ pub struct Access<'a> {
     pub progress: &'a dyn Progress,
 }
 
+/// A user, by the numbers that images may be listed for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Asker {
+    /// Effective uid.
+    pub uid: u32,
+    /// Effective gid and supplementary groups.
+    pub gids: Vec<u32>,
+}
+
 impl fmt::Debug for Access<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Access")
-            .field("plain_hosts", &self.plain_hosts)
+            .field("asker", &self.asker)
+            .field("registries", &self.registries)
             .field("host_fingerprint", &self.host_fingerprint)
             .field("timeouts", &self.timeouts)
             .finish_non_exhaustive()
@@ -41,7 +55,9 @@ impl fmt::Debug for Access<'_> {
 impl<'a> Access<'a> {
     pub(crate) fn network(&self) -> Network<'a> {
         Network {
-            plain_hosts: self.plain_hosts,
+            asker: self.asker,
+            registries: self.registries,
+            shifter_folders: self.shifter_folders,
             credentials: self.credentials,
             timeouts: self.timeouts,
             docker: self.docker,

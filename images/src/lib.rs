@@ -16,16 +16,18 @@ mod image_config;
 mod layer;
 mod manifest;
 mod name;
+mod private;
 mod pull;
 mod recipe;
 mod reference;
+mod registries;
 mod resolve;
 mod shifter_meta;
 mod shown;
 mod source;
 mod store;
 
-pub use access::{Access, Progress, Silent};
+pub use access::{Access, Asker, Progress, Silent};
 pub use build::{
     AddError, Below, BuildError, CopyError, CopySource, Draft, Event, ImageFiles, Terms, Workshop,
     build, digest_copies, write_copies, write_entries,
@@ -52,9 +54,13 @@ pub use recipe::{
     Stage, Step, Unkeyed,
 };
 pub use reference::{Part, Reference, ReferenceError, RegistryName};
+pub use registries::{Mirror, Registries};
 pub use resolve::{ResolveError, resolve};
 pub use shifter_meta::{META_BYTES_MAX, MetaError, ShifterFormat, ShifterMeta, UnwritableMeta};
-pub use source::{DockerError, HttpError, LocalDocker, RegistryError, SourceError, Timeouts};
+pub use source::{
+    DockerError, HttpError, LocalDocker, Proxies, RegistryError, ShifterError, SourceError,
+    Timeouts,
+};
 pub use store::{
     BuildRoom, Collect, Collected, Damage, Lease, Store, StoreError, StoredError, StoredImage,
     Unsafe, Untagged, default_root, is_local_filesystem,

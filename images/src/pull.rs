@@ -4,15 +4,17 @@
 //! Layers that the store has are not fetched; the others are, a few at the same time. A source only
 //! streams, the store checks, unpacks and publishes ([`Store::add_layer`]).
 
+use std::cell::Cell;
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use crate::fetched::Fetched;
-use crate::layer::LayerError;
+use crate::layer::{LayerError, copy_blob};
+use crate::private::{may_use, note_fetched, note_had};
 use crate::resolve::directory_fingerprint;
 use crate::source::{self, Source};
 use crate::store::{LeasedLayer, Store, StoreError};
@@ -162,6 +164,7 @@ fn directory_layers(manifest: &Manifest, fingerprint: &str) -> Result<Vec<PathBu
         | Reference::Sif(_)
         | Reference::Registry(_)
         | Reference::Oras(_)
+        | Reference::Shifter(_)
         | Reference::ShortName { .. } => {
             Err(PullError::Reference { reference: reference(), source: None })
         }
@@ -173,32 +176,37 @@ fn ensure_layers(
     store: &Store,
     access: &Access<'_>,
 ) -> Result<(Vec<PathBuf>, Lease), PullError> {
+    let reference = parse_reference(manifest)?;
+    let kept = |source| PullError::Store { reference: manifest.reference.clone(), source };
     let mut there = HashMap::new();
     let mut missing: Vec<&LayerDescriptor> = Vec::new();
+    let mut unproven: Vec<&LayerDescriptor> = Vec::new();
     for layer in &manifest.layers {
         if there.contains_key(&layer.diff_id) {
             continue;
         }
-        let leased = store
-            .lease_layer(&layer.diff_id)
-            .map_err(|source| PullError::Store { reference: manifest.reference.clone(), source })?;
-        match leased {
+        match store.lease_layer(&layer.diff_id).map_err(kept)? {
             Some(leased) => {
                 there.insert(layer.diff_id, leased);
+                if !may_use(store, layer, &reference, access.asker.uid).map_err(kept)? {
+                    unproven.push(layer);
+                }
             }
             None if missing.iter().any(|other| other.diff_id == layer.diff_id) => {}
             None => missing.push(layer),
         }
     }
-    if !missing.is_empty() {
+    if !missing.is_empty() || !unproven.is_empty() {
         let fetch = Fetch {
             manifest,
+            reference,
             source: OnceLock::new(),
             store,
             access,
             next: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
         };
+        unproven.iter().try_for_each(|layer| fetch.prove(layer))?;
         there.extend(fetch.all(&missing)?);
     }
     let path = |layer: &LayerDescriptor| there[&layer.diff_id].tree.clone();
@@ -209,6 +217,7 @@ fn ensure_layers(
 /// Layers on their way into the store, by several threads.
 struct Fetch<'a> {
     manifest: &'a Manifest,
+    reference: Reference,
     /// Opened when the first blob is wanted that the store does not have.
     source: OnceLock<Box<dyn Source>>,
     store: &'a Store,
@@ -257,18 +266,20 @@ impl Fetch<'_> {
         let (reference, digest) = (self.manifest.reference.clone(), layer.digest);
         let progress = self.access.progress;
         progress.started(&digest, layer.blob_bytes);
+        let opened_from = Cell::new(None);
         let open = |from| {
-            self.source()?.layer_from(layer, from).map_err(|source| PullError::Source {
-                reference: reference.clone(),
-                digest,
-                source: Box::new(source),
-            })
+            opened_from.set(Some(from));
+            self.open(layer, from)
         };
         let is_stopped = || self.is_stopped();
         let mut blob = Fetched::new(layer, progress, &open, &is_stopped);
         let leased = self.store.lease_added_layer(layer, &mut blob, self.access.limits);
         match (leased, blob.into_failure()) {
             (Ok(leased), _) => {
+                // What others fetched, whole or in part, is not this user's yet.
+                if opened_from.get() != Some(0) {
+                    self.prove(layer)?;
+                }
                 progress.finished(&digest);
                 Ok(leased)
             }
@@ -279,13 +290,54 @@ impl Fetch<'_> {
         }
     }
 
+    /// Opens a layer's blob; notes first whose it is, if it is not for everybody.
+    fn open(
+        &self,
+        layer: &LayerDescriptor,
+        from: u64,
+    ) -> Result<Box<dyn Read + Send + '_>, PullError> {
+        let source = self.source()?;
+        let blob = source.layer_from(layer, from).map_err(|source| PullError::Source {
+            reference: self.manifest.reference.clone(),
+            digest: layer.digest,
+            source: Box::new(source),
+        })?;
+        if source.knows_the_asker() {
+            let uid = self.access.asker.uid;
+            let noted = note_fetched(self.store, layer, &self.reference, uid);
+            noted.map_err(|source| self.kept(source))?;
+        }
+        Ok(blob)
+    }
+
+    /// Makes sure that this user may use what the store has of a layer: fetches all of it, if it
+    /// came to others alone.
+    fn prove(&self, layer: &LayerDescriptor) -> Result<(), PullError> {
+        let uid = self.access.asker.uid;
+        let may_use = may_use(self.store, layer, &self.reference, uid);
+        if may_use.map_err(|source| self.kept(source))? {
+            return Ok(());
+        }
+        let mut blob = self.open(layer, 0)?;
+        copy_blob(layer, &mut blob, &mut io::sink()).map_err(|source| PullError::Layer {
+            reference: self.manifest.reference.clone(),
+            digest: layer.digest,
+            source: Box::new(source),
+        })?;
+        note_had(self.store, layer, uid).map_err(|source| self.kept(source))
+    }
+
+    fn kept(&self, source: StoreError) -> PullError {
+        PullError::Store { reference: self.manifest.reference.clone(), source }
+    }
+
     /// The place that the image is in. Threads that ask at the same time may open it twice.
     fn source(&self) -> Result<&dyn Source, PullError> {
         if let Some(source) = self.source.get() {
             return Ok(source.as_ref());
         }
         let text = || self.manifest.reference.clone();
-        let opened = source::open(&parse_reference(self.manifest)?, self.access.network());
+        let opened = source::open(&self.reference, self.access.network());
         let error = |source| PullError::Open { reference: text(), source: Box::new(source) };
         let opened = opened.map_err(error)?;
         let opened = opened.ok_or(PullError::Reference { reference: text(), source: None })?;

@@ -18,8 +18,8 @@ use crate::shown::shown;
 /// linux/limits.h), a host 253, a repository 255, a tag 128, a digest 71.
 const REFERENCE_BYTES_MAX: usize = 5000;
 
-/// Words of the grammar that this version knows only well enough to refuse.
-const NOT_SUPPORTED: [&str; 1] = ["shifter"];
+/// Longest id of a Shifter image. Gateways make 64 hex digits.
+const SHIFTER_ID_BYTES_MAX: usize = 128;
 
 /// Where an image is to be had. Text form and value are the same thing: `parse(print(r)) == r`
 /// for every value whose parts are valid (paths in UTF-8, without control characters).
@@ -59,6 +59,8 @@ pub enum Reference {
     Registry(RegistryName),
     /// `oras://HOST/NAME[:TAG][@DIGEST]`: a SIF in a registry.
     Oras(RegistryName),
+    /// `shifter:id:ID`: an image in the directory of a Shifter image gateway.
+    Shifter(String),
     /// `NAME[:TAG]` without a transport or registry; policy says which registries it may mean.
     ///
     /// A name that begins like a transport (`dir:1`) or a host (`r.example/a`) is read as one.
@@ -97,11 +99,11 @@ pub enum ReferenceError {
         /// Its length.
         bytes: usize,
     },
-    /// A transport of the grammar that comes with a later version.
-    #[error("images from `{transport}` are not supported by this version")]
-    NotSupported {
-        /// The word before the colon, with it.
-        transport: String,
+    /// An image of Shifter by its tag, which its gateway alone knows the meaning of.
+    #[error("what the tag in `{reference}` means stands in the image gateway's database alone")]
+    ShifterTag {
+        /// The whole reference, made fit to be shown.
+        reference: String,
     },
     /// One part does not follow the grammar.
     #[error(
@@ -136,6 +138,8 @@ pub enum Part {
     Tag,
     /// Digest.
     Digest,
+    /// Id of an image in a Shifter image directory.
+    Id,
     /// Any character of it.
     Text,
 }
@@ -150,6 +154,7 @@ impl fmt::Display for Part {
             Part::Repository => "repository",
             Part::Tag => "tag",
             Part::Digest => "digest",
+            Part::Id => "id",
             Part::Text => "text",
         })
     }
@@ -161,22 +166,25 @@ impl ReferenceError {
         match self {
             ReferenceError::Empty => Some("`host:` is this machine's own system"),
             ReferenceError::TooLong { .. } => None,
-            ReferenceError::NotSupported { .. } => Some(
-                "copy it with `skopeo copy` to docker-archive:, oci: or oci-archive:, \
-                 or unpack it and use dir:",
-            ),
+            ReferenceError::ShifterTag { .. } => {
+                Some("`shifterimg lookup TYPE:TAG` prints the image's id: write shifter:id:ID")
+            }
             ReferenceError::Part { part, text, .. } => match part {
                 Part::Transport if text.starts_with("http") => {
                     Some("write docker:// and the registry's host without http")
                 }
                 Part::Transport => Some(
                     "transports are host:, dir:, docker-archive:, docker-daemon:, oci:, \
-                     oci-archive:, sif:, squashfs:, docker:// and oras://",
+                     oci-archive:, sif:, squashfs:, shifter:id:, docker:// and oras://",
                 ),
                 Part::Repository => Some("Docker Hub's images are docker://docker.io/NAME"),
-                Part::Path | Part::Host | Part::Port | Part::Tag | Part::Digest | Part::Text => {
-                    None
-                }
+                Part::Path
+                | Part::Host
+                | Part::Port
+                | Part::Tag
+                | Part::Digest
+                | Part::Id
+                | Part::Text => None,
             },
         }
     }
@@ -195,8 +203,8 @@ impl FromStr for Reference {
         if text.len() > REFERENCE_BYTES_MAX {
             return Err(ReferenceError::TooLong { bytes: text.len() });
         }
-        if let Some(word) = later_transport(text) {
-            return Err(ReferenceError::NotSupported { transport: word });
+        if text.strip_prefix("shifter:").is_some_and(|rest| !rest.starts_with("id:")) {
+            return Err(ReferenceError::ShifterTag { reference: shown(text) });
         }
         parse(text).map_err(|Wrong(part, wrong, expected)| ReferenceError::Part {
             reference: shown(text),
@@ -205,13 +213,6 @@ impl FromStr for Reference {
             expected,
         })
     }
-}
-
-/// The transport of `text` as one writes it, if it belongs to a later version.
-fn later_transport(text: &str) -> Option<String> {
-    let (word, rest) = text.split_once(':')?;
-    let slashes = if rest.starts_with("//") { "//" } else { "" };
-    NOT_SUPPORTED.contains(&word).then(|| format!("{word}:{slashes}"))
 }
 
 fn parse(text: &str) -> Result<Reference, Wrong<'_>> {
@@ -229,6 +230,7 @@ fn parse(text: &str) -> Result<Reference, Wrong<'_>> {
         Some(("squashfs", path)) => Ok(Reference::Squashfs(parse_path(path)?)),
         Some(("sif", path)) => Ok(Reference::Sif(parse_path(path)?)),
         Some(("oci", rest)) => parse_layout(rest),
+        Some(("shifter", rest)) => parse_shifter(rest),
         Some(("docker", rest)) if rest.starts_with("//") => {
             parse_registry(&rest[2..]).map(Reference::Registry)
         }
@@ -256,6 +258,16 @@ fn parse_layout(rest: &str) -> Result<Reference, Wrong<'_>> {
     };
     let tag = tag.map(name::parse_tag).transpose()?;
     Ok(Reference::OciLayout { path: parse_path(path)?, tag })
+}
+
+/// `id:ID`; what else there may be was refused before.
+fn parse_shifter(rest: &str) -> Result<Reference, Wrong<'_>> {
+    let id = rest.strip_prefix("id:").unwrap_or(rest);
+    let fits = |byte: u8| byte.is_ascii_digit() || byte.is_ascii_lowercase();
+    if id.is_empty() || id.len() > SHIFTER_ID_BYTES_MAX || !id.bytes().all(fits) {
+        return Err(Wrong(Part::Id, id, "1 to 128 small letters and digits"));
+    }
+    Ok(Reference::Shifter(id.to_owned()))
 }
 
 /// A name as `docker images` shows it: Docker Hub is not named, a tag always is.
@@ -330,6 +342,7 @@ impl fmt::Display for Reference {
             }
             Reference::Registry(name) => name.fmt(f),
             Reference::Oras(name) => name.fmt_in("oras", f),
+            Reference::Shifter(id) => write!(f, "shifter:id:{id}"),
             Reference::ShortName { name, tag, digest } => {
                 f.write_str(name)?;
                 fmt_tag_and_digest(f, tag.as_deref(), digest.as_deref())
@@ -407,6 +420,7 @@ mod tests {
         ("localhost/a", "docker://localhost/a:latest"),
         ("oras://R.Example/a/b", "oras://r.example/a/b:latest"),
         ("oras://r.example:5000/a:1", "oras://r.example:5000/a:1"),
+        ("shifter:id:e3b0c442", "shifter:id:e3b0c442"),
         ("127.0.0.1:5000/a_b/c__d/e.f-g--h:x", "docker://127.0.0.1:5000/a_b/c__d/e.f-g--h:x"),
         ("python:3.12", "python:3.12"),
         ("library/python", "library/python"),
@@ -425,6 +439,9 @@ mod tests {
         ("docker-daemon:https://r/a", Part::Port, ""),
         ("dir:", Part::Path, ""),
         ("sif:", Part::Path, ""),
+        ("shifter:id:", Part::Id, ""),
+        ("shifter:id:../a", Part::Id, "../a"),
+        ("shifter:id:Ab", Part::Id, "Ab"),
         ("squashfs:", Part::Path, ""),
         ("oci::tag", Part::Path, ""),
         ("oci:/a:-b", Part::Tag, "-b"),
@@ -499,10 +516,12 @@ mod tests {
     }
 
     #[test]
-    fn refuses_transports_of_later_versions_by_name() {
-        let error = "shifter:docker:python:3".parse::<Reference>().unwrap_err();
-        assert_eq!(error, ReferenceError::NotSupported { transport: "shifter:".to_owned() });
-        assert!(error.hint().is_some());
+    fn refuses_tags_of_shifter_by_name() {
+        for text in ["shifter:docker:python:3", "shifter:python:3", "shifter:", "shifter://x"] {
+            let error = text.parse::<Reference>().unwrap_err();
+            assert_eq!(error, ReferenceError::ShifterTag { reference: text.to_owned() });
+            assert!(error.hint().unwrap().contains("shifterimg lookup"));
+        }
     }
 
     #[test]
@@ -539,10 +558,11 @@ mod tests {
                 let tag = Some(tag);
                 Reference::Oras(RegistryName { host, repository, tag, digest })
             }),
+            "[0-9a-f]{1,64}".prop_map(Reference::Shifter),
             (name(), prop::option::of(tag()), digest())
                 .prop_filter("is read as a transport or a host", |(name, ..)| {
                     let first = name.split('/').next().unwrap();
-                    let is_transport = ["host", "dir", "oci", "sif"].contains(&first);
+                    let is_transport = ["host", "dir", "oci", "sif", "shifter"].contains(&first);
                     !(is_transport || name.contains('/') && is_host_of_bare(first))
                 })
                 .prop_map(|(name, tag, digest)| Reference::ShortName { name, tag, digest }),

@@ -13,6 +13,7 @@ use crate::document::{
     DOCUMENT_BYTES_MAX, Descriptor, Document, ManifestError, PLAIN_LAYER, Platform, manifest_of_sif,
 };
 use crate::image_config::{ImageConfig, assemble};
+use crate::private::{may_read, note_documents};
 use crate::source::{self, Asked, NoSif, SifManifest, Source, Top};
 use crate::store::{Store, StoreError};
 use crate::{
@@ -122,28 +123,40 @@ pub fn resolve(reference: &Reference, access: &Access<'_>) -> Result<Manifest, R
         | Reference::OciArchive(_)
         | Reference::OciLayout { .. }
         | Reference::Squashfs(_)
-        | Reference::Sif(_) => resolve_image(reference, access),
+        | Reference::Sif(_)
+        | Reference::Shifter(_) => resolve_image(reference, access),
         Reference::DockerDaemon(name) => resolve_in_docker(reference, name, access),
         Reference::Oras(name) => resolve_sif(reference, name, access),
-        Reference::Registry(name) => match (pinned(name), access.store) {
-            (Some(digest), Some(store)) => match read_image(reference, &Kept { store, digest }) {
-                Err(ResolveError::Source { .. }) => resolve_image(reference, access),
-                kept => keep(reference, kept?, store),
-            },
-            (None, Some(store)) if is_local(name) => {
-                match store.tagged(&reference.to_string()).map_err(unread(reference))? {
-                    Some(digest) => {
-                        keep(reference, read_image(reference, &Kept { store, digest })?, store)
-                    }
-                    None => resolve_image(reference, access),
-                }
-            }
-            (Some(_) | None, _) => resolve_image(reference, access),
-        },
+        Reference::Registry(name) => resolve_in_registry(reference, name, access),
     }
 }
 
-/// Whether the store itself is asked first: what was built here is called so.
+/// Looks into the store first, where that is enough to know and this user may use what it has.
+fn resolve_in_registry(
+    reference: &Reference,
+    name: &RegistryName,
+    access: &Access<'_>,
+) -> Result<Manifest, ResolveError> {
+    let Some(store) = access.store else { return resolve_image(reference, access) };
+    let known = match pinned(name) {
+        Some(digest) => Some(digest),
+        None if is_local(name) || access.registries.offline => {
+            store.tagged(&reference.to_string()).map_err(unread(reference))?
+        }
+        None => None,
+    };
+    let Some(digest) = known else { return resolve_image(reference, access) };
+    if !may_read(store, &digest, access.asker.uid).map_err(unread(reference))? {
+        return resolve_image(reference, access);
+    }
+    match read_image(reference, &Kept { store, digest }) {
+        Err(ResolveError::Source { .. }) => resolve_image(reference, access),
+        kept => keep(reference, kept?, store),
+    }
+}
+
+/// Whether the store itself is asked first, wherever registries may be: what was built here is
+/// called so.
 fn is_local(name: &RegistryName) -> bool {
     name.host == "localhost"
 }
@@ -179,10 +192,22 @@ fn resolve_image(reference: &Reference, access: &Access<'_>) -> Result<Manifest,
     let source = source::open(reference, access.network()).map_err(error)?;
     let source = source.expect("references without blobs were handled by the caller");
     let image = read_image(reference, source.as_ref())?;
-    match access.store {
-        Some(store) => keep(reference, image, store),
-        None => Ok(image.manifest),
-    }
+    keep_given(reference, image, source.as_ref(), access)
+}
+
+/// Keeps what a registry has given, and notes to whom, if it is not for everybody.
+fn keep_given(
+    reference: &Reference,
+    image: ReadImage,
+    source: &dyn Source,
+    access: &Access<'_>,
+) -> Result<Manifest, ResolveError> {
+    let Some(store) = access.store else { return Ok(image.manifest) };
+    let documents = image.documents.iter().map(|(digest, _)| digest);
+    let is_known = source.knows_the_asker();
+    note_documents(store, documents, reference, is_known, access.asker.uid)
+        .map_err(unread(reference))?;
+    keep(reference, image, store)
 }
 
 /// Asks the daemon what it has under `name`; what the store knows is not written out anew.
@@ -241,18 +266,43 @@ fn resolve_sif(
         let digest = find_kept(store, |made| manifest_of_sif(made) == Some(manifest))?;
         Some((read_image(reference, &Kept { store, digest }).ok()?, store))
     };
-    if let Some((image, store)) = pinned(name).and_then(kept) {
+    if let Some((image, store)) = pinned(name).and_then(kept)
+        && may_read_all(store, &image, access).map_err(unread(reference))?
+    {
+        return keep(reference, image, store);
+    }
+    let tagged = offline_tag(reference, access)?;
+    if let Some((image, store)) = tagged.and_then(|digest| {
+        let store = access.store?;
+        Some((read_image(reference, &Kept { store, digest }).ok()?, store))
+    }) {
         return keep(reference, image, store);
     }
     let sif = SifManifest::ask(name, access.network()).map_err(error)?;
-    if let Some((image, store)) = kept(sif.digest) {
-        return keep(reference, image, store);
+    if let Some((image, _)) = kept(sif.digest) {
+        return keep_given(reference, image, sif.source(), access);
     }
-    let image = read_image(reference, &sif.fetch(access).map_err(error)?)?;
-    match access.store {
-        Some(store) => keep(reference, image, store),
-        None => Ok(image.manifest),
+    let sif = sif.fetch(reference, access).map_err(error)?;
+    keep_given(reference, read_image(reference, &sif)?, &sif, access)
+}
+
+/// Whether this user may use all documents of an image of the store without asking anybody.
+fn may_read_all(store: &Store, image: &ReadImage, access: &Access<'_>) -> Result<bool, StoreError> {
+    for (digest, _) in &image.documents {
+        if !may_read(store, digest, access.asker.uid)? {
+            return Ok(false);
+        }
     }
+    Ok(true)
+}
+
+/// What a tag meant when it was looked up last, where nobody can be asked and the user may use it.
+fn offline_tag(reference: &Reference, access: &Access<'_>) -> Result<Option<Digest>, ResolveError> {
+    let Some(store) = access.store.filter(|_| access.registries.offline) else { return Ok(None) };
+    let digest = store.tagged(&reference.to_string()).map_err(unread(reference))?;
+    let Some(digest) = digest else { return Ok(None) };
+    let may_read = may_read(store, &digest, access.asker.uid).map_err(unread(reference))?;
+    Ok(may_read.then_some(digest))
 }
 
 fn keep(reference: &Reference, image: ReadImage, store: &Store) -> Result<Manifest, ResolveError> {

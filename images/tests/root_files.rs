@@ -31,6 +31,11 @@ mod tests {
 
     const GZIP: &[u8] = include_bytes!("root_files/gzip.squashfs");
     const ZSTD: &[u8] = include_bytes!("root_files/zstd.squashfs");
+    const XZ: &[u8] = include_bytes!("root_files/xz.squashfs");
+    const LZ4: &[u8] = include_bytes!("root_files/lz4.squashfs");
+
+    /// All kinds of packing that are read.
+    const PACKINGS: [&[u8]; 4] = [GZIP, ZSTD, XZ, LZ4];
 
     /// Nothing in it is packed. Its first inode is at `INODES`.
     const PLAIN: &[u8] = include_bytes!("root_files/plain.squashfs");
@@ -65,7 +70,9 @@ mod tests {
         fn with_access<T>(&self, limits: &Limits, then: impl FnOnce(&Access<'_>) -> T) -> T {
             then(&Access {
                 store: Some(&self.store),
-                plain_hosts: &[],
+                registries: &ric_images::Registries::default(),
+                shifter_folders: &[],
+                asker: &ric_images::Asker::default(),
                 docker: &LocalDocker::default(),
                 host_fingerprint: "host:1",
                 limits,
@@ -138,7 +145,7 @@ mod tests {
 
     #[test]
     fn squashfs_is_unpacked_with_all_that_is_in_it() {
-        for bytes in [GZIP, ZSTD] {
+        for bytes in PACKINGS {
             let site = Site::new();
             let (manifest, root) = site.root(&site.squashfs(bytes));
             check_tree(&root);
@@ -152,7 +159,7 @@ mod tests {
     #[test]
     fn tar_of_a_squashfs_is_what_was_unpacked() {
         let site = Site::new();
-        for bytes in [GZIP, ZSTD] {
+        for bytes in PACKINGS {
             let (manifest, root) = site.root(&site.squashfs(bytes));
             let squashfs = &manifest.layers[0];
             let mut tar = Vec::new();
@@ -215,7 +222,7 @@ mod tests {
 
     #[test]
     fn every_cut_is_refused() {
-        for bytes in [GZIP, ZSTD, PLAIN] {
+        for bytes in [GZIP, ZSTD, XZ, LZ4, PLAIN] {
             // Shorter steps at both ends, where superblock and tables are.
             let lengths = (0..bytes.len())
                 .filter(|length| *length < 128 || *length + 512 > bytes.len() || length % 61 == 0);
@@ -230,16 +237,17 @@ mod tests {
     fn no_flipped_bits_get_past_the_checks() {
         let mut random = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
         let (mut refused, mut accepted) = (0, 0);
-        for round in 0..600_u32 {
-            let (bytes, start) = [(GZIP, 0), (ZSTD, 0), (PLAIN, INODES), (PLAIN, INODES)]
-                [usize::try_from(round % 4).unwrap()];
+        for round in 0..900_u32 {
+            let (bytes, start) =
+                [(GZIP, 0), (ZSTD, 0), (XZ, 0), (LZ4, 0), (PLAIN, INODES), (PLAIN, INODES)]
+                    [usize::try_from(round % 6).unwrap()];
             let mut bytes = bytes.to_vec();
             for _ in 0..=round % 3 {
                 let place = usize::try_from(random.next_u64() >> 1).unwrap();
                 let place = start + place % (bytes.len() - start);
                 bytes[place] ^= 1 << (random.next_u32() % 8);
             }
-            if round % 8 < 2 {
+            if round % 12 < 3 {
                 let place = usize::try_from(random.next_u64() >> 1).unwrap() % 96;
                 bytes[place] = u8::try_from(random.next_u32() & 0xff).unwrap();
             }
@@ -326,11 +334,14 @@ mod tests {
     #[test]
     fn other_kinds_of_file_are_refused_by_name() {
         let site = Site::new();
-        let mut xz = GZIP.to_vec();
-        xz[20] = 4;
-        let message = site.fault(&site.squashfs(&xz));
-        assert!(message.contains("packed with xz: only gzip and zstd"), "{message}");
-        assert!(site.resolve(&site.squashfs(&xz)).unwrap_err().hint().is_some());
+        for (number, name) in [(2, "lzma"), (3, "lzo")] {
+            let mut other = GZIP.to_vec();
+            other[20] = number;
+            let message = site.fault(&site.squashfs(&other));
+            let expected = format!("packed with {name}: only gzip, xz, lz4 and zstd");
+            assert!(message.contains(&expected), "{message}");
+            assert!(site.resolve(&site.squashfs(&other)).unwrap_err().hint().is_some());
+        }
         for (bytes, expected) in [
             (&b""[..], "fewer than any squashfs"),
             (&[b'x'; 200][..], "does not begin as a squashfs"),

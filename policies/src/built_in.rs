@@ -25,10 +25,17 @@ impl Policy {
             name: "built-in".to_owned(),
             files: vec![PathBuf::from(BUILT_IN)],
             digest: String::new(),
-            images: ImageRules { allow: vec![built_in("*".to_owned())], deny: Vec::new() },
+            images: ImageRules {
+                allow: vec![built_in("*".to_owned())],
+                deny: Vec::new(),
+                shifter: Vec::new(),
+            },
             registries: Registries {
                 short_names: built_in(ShortNames::Deny),
                 insecure: Vec::new(),
+                mirrors: Vec::new(),
+                authorities: Vec::new(),
+                offline: built_in(false),
             },
             engines: built_in(vec![
                 EngineName::Native,

@@ -9,8 +9,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::meaning::{Choice, Grant, Said};
-use crate::names::{Directory, Host, ImagePattern, Name, Permit, Uid, Version};
-use crate::said::{Key, Limit, Listed, MountSaid, ShortNamesSaid};
+use crate::names::{
+    AbsoluteFile, Directory, Host, ImagePattern, Name, Offline, Permit, Uid, Version,
+};
+use crate::said::{Key, Limit, Listed, MirrorSaid, MountSaid, ShortNamesSaid};
 use crate::{Bound, EngineName, Network, Policy, Protection, Ruled, RunAs};
 use ric_yaml::{Cpus, Memory, Pids, Time, Unit};
 
@@ -130,6 +132,14 @@ pub(crate) struct Images {
     ///
     /// Narrowing: what either file denies is refused.
     pub(crate) deny: Key<Listed<ImagePattern>>,
+
+    /// Directories in which a Shifter image gateway keeps its images (its `imagePath`), for
+    /// `shifter:` references. They are looked through in this order. An image is used only by those
+    /// whom its gateway lets use it, and only if nobody but root and the directory's owner can
+    /// change it.
+    ///
+    /// Narrowing: a directory stays where both files have it.
+    pub(crate) shifter: Key<Listed<Directory>>,
 }
 
 /// How registries are reached.
@@ -151,6 +161,29 @@ pub(crate) struct RegistryKeys {
     ///
     /// Narrowing: registries can be taken away.
     pub(crate) insecure: Key<Listed<Host>>,
+
+    /// Places that are asked before a registry itself, in this order:
+    /// `mirrors: [{registry: docker.io, at: "mirror.example.org:5000/hub"}]`. The path of `at`
+    /// comes before the names of images. What a mirror does not give is asked of the next, and in
+    /// the end of the registry. Images keep their names, and rules for images are about these.
+    ///
+    /// A mirror decides what a tag means; a digest is checked as anywhere. It is shown the
+    /// credentials that a user has for its own host, and no others.
+    ///
+    /// Narrowing: mirrors can be taken away, the order stays.
+    pub(crate) mirrors: Key<Listed<MirrorSaid>>,
+
+    /// Files with certificates of authorities, in PEM, that registries and mirrors may be vouched
+    /// for by, besides those that the machine trusts anyway.
+    ///
+    /// Narrowing: files can be taken away.
+    pub(crate) authorities: Key<Listed<AbsoluteFile>>,
+
+    /// Whether no registry or mirror is asked at all. What is in the store can be used: by its
+    /// digest, or by a tag that was looked up before, which means what it meant then.
+    ///
+    /// Narrowing: `false` can become `true`.
+    pub(crate) offline: Key<Offline>,
 }
 
 /// What building images may do.
@@ -283,9 +316,13 @@ pub(crate) fn visit<V: Visitor>(
 ) -> Result<(), V::Error> {
     visitor.grants("images.allow", &mut policy.images.allow, &keys.images.allow)?;
     visitor.demands("images.deny", &mut policy.images.deny, &keys.images.deny)?;
+    visitor.grants("images.shifter", &mut policy.images.shifter, &keys.images.shifter)?;
     let (rules, said) = (&mut policy.registries, &keys.registries);
     visitor.choice("registries.short_names", &mut rules.short_names, &said.short_names)?;
     visitor.grants("registries.insecure", &mut rules.insecure, &said.insecure)?;
+    visitor.grants("registries.mirrors", &mut rules.mirrors, &said.mirrors)?;
+    visitor.grants("registries.authorities", &mut rules.authorities, &said.authorities)?;
+    visitor.choice("registries.offline", &mut rules.offline, &said.offline)?;
     visitor.ranking("engines", &mut policy.engines, &keys.engines)?;
     visitor.grants("mounts", &mut policy.mounts, &keys.mounts)?;
     visitor.ranking("network", &mut policy.network, &keys.network)?;

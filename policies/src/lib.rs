@@ -55,8 +55,8 @@ pub use draft::Draft;
 pub use layers::{NarrowError, Narrowed, Note};
 pub use load::{Authority, LoadError, Loaded, SITE_FILE};
 pub use policy::{
-    Access, BUILT_IN, Bound, BuildRules, EngineName, ImageRules, LimitRules, MountRule, Network,
-    Origin, Policy, Protection, Registries, Ruled, RunAs, ShortNames,
+    Access, BUILT_IN, Bound, BuildRules, EngineName, ImageRules, LimitRules, Mirror, MountRule,
+    Network, Origin, Policy, Protection, Registries, Ruled, RunAs, ShortNames,
 };
 pub use ric_yaml::{AmountError, Cpus, Memory, Mistake, Pids, Time, Unit};
 pub use schema::schema;

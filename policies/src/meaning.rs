@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::names::{Directory, Host, ImagePattern, Permit, Uid};
+use crate::names::{AbsoluteFile, Directory, Host, ImagePattern, Offline, Permit, Uid};
 use crate::pattern::{self, TooManyParts};
-use crate::said::{MountSaid, ShortNamesSaid};
-use crate::{EngineName, MountRule, Network, Protection, Ruled, RunAs, ShortNames};
+use crate::said::{MirrorSaid, MountSaid, ShortNamesSaid};
+use crate::{EngineName, Mirror, MountRule, Network, Protection, Ruled, RunAs, ShortNames};
 
 /// Patterns that two lists may give together and neither has; `policy show` has to list them.
 const NEW_PATTERNS_MAX: usize = 1_000;
@@ -115,6 +115,34 @@ impl Said for Host {
 }
 
 impl Grant for Host {}
+
+impl Said for MirrorSaid {
+    type Rule = Mirror;
+
+    fn rule(&self) -> Mirror {
+        Mirror { registry: self.registry.0.clone(), at: self.at.0.clone() }
+    }
+
+    fn show(rule: &Mirror) -> String {
+        format!("{{registry: {}, at: {}}}", quoted(&rule.registry), quoted(&rule.at))
+    }
+}
+
+impl Grant for MirrorSaid {}
+
+impl Said for AbsoluteFile {
+    type Rule = PathBuf;
+
+    fn rule(&self) -> PathBuf {
+        self.0.clone()
+    }
+
+    fn show(rule: &PathBuf) -> String {
+        quoted(&rule.to_string_lossy())
+    }
+}
+
+impl Grant for AbsoluteFile {}
 
 impl Said for Directory {
     type Rule = PathBuf;
@@ -228,6 +256,24 @@ impl Said for Permit {
 impl Choice for Permit {
     fn stricter(outer: &bool, inner: &bool) -> bool {
         *outer && *inner
+    }
+}
+
+impl Said for Offline {
+    type Rule = bool;
+
+    fn rule(&self) -> bool {
+        self.0
+    }
+
+    fn show(rule: &bool) -> String {
+        rule.to_string()
+    }
+}
+
+impl Choice for Offline {
+    fn stricter(outer: &bool, inner: &bool) -> bool {
+        *outer || *inner
     }
 }
 

@@ -67,6 +67,18 @@ pub(crate) struct Directory(pub(crate) PathBuf);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Uid(pub(crate) u32);
 
+/// A registry and the beginning of names in it, `HOST[:PORT][/PREFIX]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Location(pub(crate) String);
+
+/// An absolute path of a file, as plain as that of a [`Directory`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AbsoluteFile(pub(crate) PathBuf);
+
+/// Whether no registry is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Offline(pub(crate) bool);
+
 /// Whether something may be done at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Permit(pub(crate) bool);
@@ -200,6 +212,62 @@ impl Text for Directory {
     }
 }
 
+impl Text for Location {
+    const EXPECTED: &'static str = "a place such as `mirror.example.org:5000/hub`";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{}` is not {}", text.escape_debug(), Self::EXPECTED);
+        let (host, prefix) = match text.split_once('/') {
+            Some((host, prefix)) => (host, Some(prefix)),
+            None => (text, None),
+        };
+        let Host(host) = Host::read(host).map_err(|_| wrong())?;
+        // The grammar of repositories is stricter still; a name that breaks it is never found.
+        let component = |part: &str| {
+            let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
+            part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.bytes().all(fits)
+        };
+        match prefix {
+            None => Ok(Location(host)),
+            Some(prefix) if text.len() <= HOST_BYTES_MAX && prefix.split('/').all(component) => {
+                Ok(Location(format!("{host}/{prefix}")))
+            }
+            Some(_) => Err(wrong()),
+        }
+    }
+
+    fn schema() -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": "^([A-Za-z0-9.-]+|\\[[0-9A-Fa-f:.]+\\])(:[0-9]+)?(/[a-z0-9][a-z0-9._-]*)*$",
+        })
+    }
+}
+
+impl Text for AbsoluteFile {
+    const EXPECTED: &'static str = "an absolute path such as `/etc/pki/site.pem`";
+
+    fn read(text: &str) -> Result<Self, String> {
+        Directory::read(text).map(|Directory(path)| AbsoluteFile(path))
+    }
+
+    fn schema() -> Schema {
+        Directory::schema()
+    }
+}
+
+impl Text for Offline {
+    const EXPECTED: &'static str = Permit::EXPECTED;
+
+    fn read(text: &str) -> Result<Self, String> {
+        Permit::read(text).map(|Permit(value)| Offline(value))
+    }
+
+    fn schema() -> Schema {
+        Permit::schema()
+    }
+}
+
 impl Text for Uid {
     const EXPECTED: &'static str = "a numeric user id such as `65534`";
 
@@ -260,6 +328,28 @@ mod tests {
             assert!(Host::read(text).is_err(), "{text}");
         }
         assert_eq!(Host::read("R.Example:5"), Ok(Host("r.example:5".into())));
+    }
+
+    #[test]
+    fn places_are_hosts_with_perhaps_the_beginning_of_names() {
+        for text in ["r.example", "127.0.0.1:5000", "[::1]:5000/a", "r.example/a/b-c_d.e"] {
+            assert_eq!(Location::read(text), Ok(Location(text.to_owned())), "{text}");
+        }
+        for text in [
+            "",
+            "/a",
+            "r.example/",
+            "r.example/A",
+            "r.example/../a",
+            "r.example//a",
+            "https://r.example",
+            "r.example/a b",
+            "r.example/a:1",
+            "u@r.example",
+        ] {
+            assert!(Location::read(text).is_err(), "{text}");
+        }
+        assert_eq!(Location::read("R.Example/a"), Ok(Location("r.example/a".into())));
     }
 
     #[test]

@@ -81,6 +81,8 @@ pub struct ImageRules {
     pub allow: Vec<Ruled<String>>,
     /// Patterns of which none may match.
     pub deny: Vec<Ruled<String>>,
+    /// Directories of a Shifter image gateway, looked through in order.
+    pub shifter: Vec<Ruled<PathBuf>>,
 }
 
 /// How registries are reached.
@@ -90,6 +92,21 @@ pub struct Registries {
     pub short_names: Ruled<ShortNames>,
     /// `HOST[:PORT]`s that are spoken to over plain HTTP. Every other one needs HTTPS.
     pub insecure: Vec<Ruled<String>>,
+    /// Places that are asked before a registry itself, in order.
+    pub mirrors: Vec<Ruled<Mirror>>,
+    /// Files of certificate authorities that are trusted besides the machine's own.
+    pub authorities: Vec<Ruled<PathBuf>>,
+    /// No registry is asked.
+    pub offline: Ruled<bool>,
+}
+
+/// A place that has what a registry has.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct Mirror {
+    /// The registry, `HOST[:PORT]`.
+    pub registry: String,
+    /// `HOST[:PORT][/PREFIX]`; the prefix comes before the registry's own names.
+    pub at: String,
 }
 
 /// What an image name without a registry means.

@@ -12,8 +12,12 @@ use crate::{Access, Bound, Draft, EngineName, NarrowError, Network, Policy, RunA
 
 /// A policy that allows all there is: a file laid upon it says only what it takes away.
 const EVERYTHING: &str = "version: 1
-images: {allow: ['*'], deny: []}
-registries: {short_names: [a, b, c], insecure: [a, b, c]}
+images: {allow: ['*'], deny: [], shifter: [/a]}
+registries:
+  short_names: [a, b, c]
+  insecure: [a, b, c]
+  mirrors: [{registry: a, at: b/x}, {registry: a, at: c}, {registry: b, at: c}]
+  authorities: [/a.pem, /b.pem]
 engines: [native, oci, docker, apptainer, shifter]
 mounts: [{source: /, access: read-write}]
 network: [loopback, host]
@@ -29,11 +33,15 @@ require: []
 ";
 
 /// One change for each key: no key may be forgotten by the digest.
-const CHANGES: [&str; 18] = [
+const CHANGES: [&str; 22] = [
     "images: {allow: ['host:']}",
     "images: {deny: ['host:']}",
     "registries: {short_names: [b, a, c]}",
     "registries: {insecure: [a]}",
+    "registries: {mirrors: [{registry: a, at: c}]}",
+    "registries: {authorities: [/a.pem]}",
+    "registries: {offline: true}",
+    "images: {shifter: []}",
     "engines: [oci, native]",
     "mounts: [{source: /, access: read-only}]",
     "mounts: [{source: /a, access: read-write}]",
@@ -51,6 +59,8 @@ const CHANGES: [&str; 18] = [
 ];
 
 const HOSTS: [&str; 3] = ["a", "b", "c"];
+const MIRRORS: [&str; 3] =
+    ["{registry: a, at: b/x}", "{registry: a, at: c}", "{registry: b, at: c}"];
 const PATHS: [&str; 7] = ["/", "/a", "/a/b", "/a/b/c", "/a2", "/b", "/b/c"];
 const ENGINES: [&str; 3] = ["native", "oci", "docker"];
 const PATTERNS: [&str; 8] = [
@@ -115,8 +125,16 @@ fn file() -> impl Strategy<Value = String> {
     let images = (listed(&PATTERNS, 0), listed(&PATTERNS, 0))
         .prop_map(|(allow, deny)| format!("{{allow: {allow}, deny: {deny}}}"));
     let short_names = prop_oneof![Just("deny".to_owned()), listed(&HOSTS, 0)];
-    let registries = (short_names, listed(&HOSTS, 0))
-        .prop_map(|(short, insecure)| format!("{{short_names: {short}, insecure: {insecure}}}"));
+    let mirrors = subsequence(&MIRRORS, 0..=MIRRORS.len()).prop_shuffle();
+    let registries = (short_names, listed(&HOSTS, 0), mirrors, any::<bool>()).prop_map(
+        |(short, insecure, mirrors, offline)| {
+            let mirrors = mirrors.join(", ");
+            format!(
+                "{{short_names: {short}, insecure: {insecure}, mirrors: [{mirrors}], \
+                 offline: {offline}}}"
+            )
+        },
+    );
     let limits = (limit(), limit()).prop_map(|(pids, time)| {
         let pids = pids.replace('s', "").replace("mot", "most");
         format!("{{pids: {pids}, time: {time}}}")
@@ -190,6 +208,13 @@ fn assert_is_both(both: &Policy, one: &Policy, other: &Policy) {
         assert_eq!(insecure(both), insecure(one) && insecure(other), "insecure {host}");
         assert_eq!(tries(both, host), tries(one, host) && tries(other, host), "tried {host}");
     }
+    let mirrored = |policy: &Policy| {
+        let mirrors = policy.registries.mirrors.iter().map(|rule| rule.value.clone());
+        mirrors.collect::<std::collections::HashSet<_>>()
+    };
+    assert_eq!(mirrored(both), &mirrored(one) & &mirrored(other), "mirrors");
+    let offline = |policy: &Policy| policy.registries.offline.value;
+    assert_eq!(offline(both), offline(one) || offline(other), "offline");
     for engine in [EngineName::Native, EngineName::Oci, EngineName::Docker, EngineName::Shifter] {
         let allowed = |policy: &Policy| policy.engines.value.contains(&engine);
         assert_eq!(allowed(both), allowed(one) && allowed(other), "{engine:?}");

@@ -8,7 +8,10 @@ use serde::Deserialize as DeriveDeserialize;
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 
 use crate::Access;
-use crate::names::{Directory, Host, ImagePattern, Name, Permit, Text, Uid, Version};
+use crate::names::{
+    AbsoluteFile, Directory, Host, ImagePattern, Location, Name, Offline, Permit, Text, Uid,
+    Version,
+};
 use ric_yaml::{Placed, TextVisitor, Unit};
 
 /// One key of a file: what it says, or nothing.
@@ -42,6 +45,17 @@ pub(crate) struct MountSaid {
     pub(crate) source: Directory,
     /// `read-only`, or `read-write` with the rights of the task's uid.
     pub(crate) access: Access,
+}
+
+/// A place that has what a registry has.
+#[derive(Debug, Clone, DeriveDeserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub(crate) struct MirrorSaid {
+    /// The registry, `HOST` or `HOST:PORT`.
+    pub(crate) registry: Host,
+    /// The mirror, `HOST[:PORT][/PREFIX]`.
+    pub(crate) at: Location,
 }
 
 /// What a name without a registry means.
@@ -97,7 +111,9 @@ macro_rules! text_in_files {
     )*};
 }
 
-text_in_files!(Version Name ImagePattern Host Directory Uid Permit);
+text_in_files!(
+    Version Name ImagePattern Host Location Directory AbsoluteFile Uid Permit Offline
+);
 
 impl<'de, U: Unit> Deserialize<'de> for Amount<U> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -102,6 +102,7 @@ fn canonical(image: &Reference) -> Result<String, Refusal> {
         | Reference::DockerDaemon(_)
         | Reference::Registry(_)
         | Reference::Oras(_)
+        | Reference::Shifter(_)
         | Reference::ShortName { .. } => Ok(text),
     }
 }

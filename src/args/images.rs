@@ -47,7 +47,7 @@ pub(crate) struct PullArgs {
     #[arg(long, value_name = "DIR")]
     pub store: Option<PathBuf>,
 
-    /// Print one JSON array
+    /// Print one JSON array, and on standard error what is fetched, one JSON object a line
     #[arg(long)]
     pub json: bool,
 }

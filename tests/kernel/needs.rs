@@ -44,6 +44,8 @@ pub(crate) enum Need {
     Mksquashfs,
     /// A private Docker engine starts.
     Dockerd,
+    /// Debian's docker-registry, and skopeo to fill it.
+    Registry,
     /// bubblewrap starts a sandbox.
     Bwrap,
     /// runc starts a container.
@@ -69,6 +71,7 @@ pub(crate) const ALL: &[Need] = &[
     Need::Busybox,
     Need::Mksquashfs,
     Need::Dockerd,
+    Need::Registry,
     Need::Bwrap,
     Need::Runc,
     Need::Apptainer,
@@ -92,6 +95,7 @@ impl Need {
             Need::Busybox => "busybox",
             Need::Mksquashfs => "mksquashfs",
             Need::Dockerd => "dockerd",
+            Need::Registry => "registry",
             Need::Bwrap => "bwrap",
             Need::Runc => "runc",
             Need::Apptainer => "apptainer",
@@ -154,6 +158,9 @@ fn try_need(world: &World, need: Need) -> Result<(), String> {
         // It would start for half a minute there, and does nothing else than here.
         Need::Dockerd if world.in_guest => Err("this is the guest".to_owned()),
         Need::Dockerd => world.docker().map(|_| ()).map_err(|failed| reason(&failed)),
+        Need::Registry if world.in_guest => Err("this is the guest".to_owned()),
+        Need::Registry => anyone(&["docker-registry", "--version"])
+            .and_then(|()| anyone(&["skopeo", "--version"])),
         Need::Bwrap => ordinary(&["bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"]),
         Need::Runc => crate::judge::works(world).map_err(|failed| reason(&failed)),
         Need::Apptainer if world.in_guest => Err("FUSE wants more than the guest has".to_owned()),

@@ -7,23 +7,20 @@
 //! `registry.rs`'s), following redirects by itself (each is checked first).
 
 use std::io;
-use std::net::{TcpStream, ToSocketAddrs};
-use std::sync::{Arc, OnceLock};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::TlsConnector;
 
 use super::body::Body;
+use super::connect::{Connector, Wire};
 use super::url::Url;
+use crate::Registries;
 
 /// How long a pull waits before it gives up. None of them bounds a transfer that makes progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +72,32 @@ pub enum HttpError {
     Connect {
         /// Host and port.
         host: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The proxy does not answer, or does not connect. The user or the site must mend it.
+    #[error("cannot reach {host} through the proxy {proxy}")]
+    Proxy {
+        /// Host and port.
+        host: String,
+        /// Of the proxy.
+        proxy: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The variable names no proxy that can be used.
+    #[error("cannot reach {host}: {variable} names no proxy that can be used")]
+    NoProxy {
+        /// Host and port.
+        host: String,
+        /// The environment variable.
+        variable: &'static str,
+    },
+    /// A file of authorities cannot be used. The site must mend it or the policy that names it.
+    #[error("cannot use the certificate authorities in {}", path.display())]
+    Authorities {
+        /// The file.
+        path: PathBuf,
         /// Why.
         source: io::Error,
     },
@@ -139,10 +162,13 @@ impl HttpError {
     pub(crate) fn may_pass(&self) -> bool {
         match self {
             HttpError::Connect { .. }
+            | HttpError::Proxy { .. }
             | HttpError::Silent { .. }
             | HttpError::Ended { .. }
             | HttpError::Broken { .. } => true,
             HttpError::PlainHttp { .. }
+            | HttpError::NoProxy { .. }
+            | HttpError::Authorities { .. }
             | HttpError::Tls { .. }
             | HttpError::NotTls { .. }
             | HttpError::NoCertificates { .. }
@@ -156,8 +182,7 @@ pub(super) struct Http {
     /// Lower-case, without the port 80.
     plain_hosts: Vec<String>,
     pub(super) timeouts: Timeouts,
-    /// Made for the first HTTPS request: reading the certificates takes milliseconds.
-    tls: OnceLock<Option<Arc<ClientConfig>>>,
+    connector: Connector,
 }
 
 /// What is asked for, besides where.
@@ -185,13 +210,14 @@ impl<'a> Ask<'a> {
 }
 
 impl Http {
-    /// Makes a client that speaks plain HTTP with `plain_hosts` alone.
-    pub(super) fn new(plain_hosts: &[String], timeouts: Timeouts) -> Http {
-        let plain_hosts = plain_hosts.iter().map(|host| {
+    /// Makes a client that speaks plain HTTP with the listed hosts alone.
+    pub(super) fn new(registries: &Registries, timeouts: Timeouts) -> Http {
+        let plain_hosts = registries.plain_hosts.iter().map(|host| {
             let host = host.to_ascii_lowercase();
             host.strip_suffix(":80").map(str::to_owned).unwrap_or(host)
         });
-        Http { plain_hosts: plain_hosts.collect(), timeouts, tls: OnceLock::new() }
+        let connector = Connector::new(registries, timeouts.connect);
+        Http { plain_hosts: plain_hosts.collect(), timeouts, connector }
     }
 
     /// Whether plain HTTP may be spoken with `host`, written as in a reference.
@@ -214,11 +240,20 @@ impl Http {
             host: host.clone(),
             source,
         };
-        let request = match ask.form {
-            None => Request::get(&url.path),
-            Some(_) => Request::post(&url.path)
-                .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded"),
-        };
+        let proxy = self.connector.proxy(url)?;
+        // A proxy is asked for the whole URL, and whoever is behind a tunnel is asked directly.
+        let as_whole = proxy.as_ref().filter(|_| url.plain);
+        let target =
+            as_whole.map_or_else(|| url.path.clone(), |_| format!("http://{host}{}", url.path));
+        let mut request = Request::get(target);
+        if ask.form.is_some() {
+            request = request
+                .method(Method::POST)
+                .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        }
+        if let Some(authorization) = as_whole.and_then(|proxy| proxy.authorization.as_ref()) {
+            request = request.header(header::PROXY_AUTHORIZATION, authorization);
+        }
         let mut request = request
             .header(header::HOST, &host)
             .header(header::USER_AGENT, concat!("run-in-container/", env!("CARGO_PKG_VERSION")))
@@ -235,14 +270,11 @@ impl Http {
         let request = request.body(body).map_err(|error| broken(error.into()))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| broken(error.into()))?;
-        let stream = self.connect(url)?;
+        let stream = self.connector.connect(url, proxy.as_ref())?;
         let answer = runtime.block_on(async {
             let stream = tokio::net::TcpStream::from_std(stream);
             let stream = stream.map_err(|error| broken(error.into()))?;
-            if url.plain {
-                return self.exchange(&host, stream, request).await;
-            }
-            let stream = self.start_tls(url, stream).await?;
+            let stream = self.connector.prepare(url, proxy.as_ref(), stream).await?;
             self.exchange(&host, stream, request).await
         })?;
         let (head, incoming) = answer.into_parts();
@@ -250,49 +282,10 @@ impl Http {
         Ok(Answer { status: head.status, headers: head.headers, body })
     }
 
-    /// Connects to the first address that answers. The resolver's own waits are bounded by
-    /// resolv.conf(5).
-    fn connect(&self, url: &Url) -> Result<TcpStream, HttpError> {
-        let error = |source| HttpError::Connect { host: url.authority(), source };
-        let addresses = (url.bare_host(), url.port).to_socket_addrs().map_err(error)?;
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in addresses {
-            match TcpStream::connect_timeout(&address, self.timeouts.connect) {
-                Ok(stream) => {
-                    stream.set_nonblocking(true).map_err(error)?;
-                    return Ok(stream);
-                }
-                Err(failed) => last = failed,
-            }
-        }
-        Err(error(last))
-    }
-
-    async fn start_tls(
-        &self,
-        url: &Url,
-        stream: tokio::net::TcpStream,
-    ) -> Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static, HttpError> {
-        let host = url.authority();
-        let Some(config) = self.tls.get_or_init(|| trust(read_this_machines_roots())) else {
-            return Err(HttpError::NoCertificates { host });
-        };
-        let error = |source| HttpError::Tls { host: url.authority(), source };
-        let name = ServerName::try_from(url.bare_host().to_owned());
-        let name = name.map_err(|source| error(io::Error::other(source)))?;
-        let shake = TlsConnector::from(Arc::clone(config)).connect(name, stream);
-        match tokio::time::timeout(self.timeouts.connect, shake).await {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(source)) if is_no_tls(&source) => Err(HttpError::NotTls { host }),
-            Ok(Err(source)) => Err(error(source)),
-            Err(_) => Err(HttpError::Silent { host, waited: self.timeouts.connect }),
-        }
-    }
-
     async fn exchange(
         &self,
         host: &str,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        stream: Box<dyn Wire>,
         request: Request<Full<Bytes>>,
     ) -> Result<hyper::Response<Incoming>, HttpError> {
         let exchange = async {
@@ -313,42 +306,12 @@ impl Http {
     }
 }
 
-/// The certificate authorities that this machine trusts. One that cannot be read is left out: the
-/// others still work.
-fn read_this_machines_roots() -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    roots
-}
-
-/// TLS that trusts `roots`; `None` if there are none.
-fn trust(roots: RootCertStore) -> Option<Arc<ClientConfig>> {
-    if roots.is_empty() {
-        return None;
-    }
-    // Named here instead of installed for the process, which belongs to the program.
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider);
-    let builder = builder.with_safe_default_protocol_versions();
-    let builder = builder.expect("ring supports TLS 1.2 and 1.3");
-    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Some(Arc::new(config))
-}
-
-/// Whether the other side's first bytes were no TLS record.
-fn is_no_tls(error: &io::Error) -> bool {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    inner.is_some_and(|inner| {
-        matches!(inner, rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::path::Path;
+    use std::sync::Arc;
 
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -357,9 +320,8 @@ mod tests {
     use super::*;
 
     fn test_certificate() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sources/tls");
-        let certificate = CertificateDer::from_pem_file(directory.join("certificate.pem"));
-        let key = PrivateKeyDer::from_pem_file(directory.join("key.pem"));
+        let certificate = CertificateDer::from_pem_file(tls_file("certificate.pem"));
+        let key = PrivateKeyDer::from_pem_file(tls_file("key.pem"));
         (certificate.unwrap(), key.unwrap())
     }
 
@@ -380,31 +342,41 @@ mod tests {
         }
     }
 
-    fn get(roots: RootCertStore) -> Result<Option<Vec<u8>>, HttpError> {
+    fn get(authorities: Vec<PathBuf>) -> Result<Option<Vec<u8>>, HttpError> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("https://{}/v2/", listener.local_addr().unwrap());
         let server = std::thread::spawn(move || serve_one(&listener));
-        let http = Http::new(&[], Timeouts::default());
-        http.tls.set(trust(roots)).unwrap();
+        let registries = Registries { authorities, ..Registries::default() };
+        let http = Http::new(&registries, Timeouts::default());
         let answer = http.send(&Url::parse(&url).unwrap(), Ask::whole("*/*"), None);
         let body = answer.and_then(|answer| answer.body.read_small(10));
         server.join().unwrap();
         body
     }
 
+    fn tls_file(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sources/tls").join(name)
+    }
+
     #[test]
     fn speaks_tls_with_whom_it_trusts() {
-        let mut roots = RootCertStore::empty();
-        roots.add(test_certificate().0).unwrap();
-        assert_eq!(get(roots).unwrap().unwrap(), b"hi");
+        assert_eq!(get(vec![tls_file("certificate.pem")]).unwrap().unwrap(), b"hi");
     }
 
     /// The same server, and other authorities than its own.
     #[test]
     fn refuses_tls_with_whom_it_does_not_trust() {
-        let roots = read_this_machines_roots();
-        let error = get(roots).unwrap_err();
+        let error = get(Vec::new()).unwrap_err();
         let is_refusal = matches!(error, HttpError::Tls { .. } | HttpError::NoCertificates { .. });
         assert!(is_refusal, "{error:?}");
+    }
+
+    /// A site that names a file means it: the machine's own authorities are not enough then.
+    #[test]
+    fn refuses_files_that_hold_no_authorities() {
+        for name in ["none.pem", "key.pem", "../main.rs"] {
+            let error = get(vec![tls_file(name)]).unwrap_err();
+            assert!(matches!(error, HttpError::Authorities { .. }), "{error:?}");
+        }
     }
 }

@@ -75,6 +75,11 @@ impl Login {
         }
     }
 
+    /// Whether a registry or its token service has asked, and there was something to show.
+    pub(super) fn has_shown(&self) -> bool {
+        matches!(self.found.get(), Some(Ok(Some(_))))
+    }
+
     fn credential(&self) -> Option<&Credential> {
         let found = self.found.get_or_init(|| self.files.find(&self.name).map_err(Arc::new));
         found.as_ref().ok()?.as_ref()

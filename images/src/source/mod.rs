@@ -8,6 +8,7 @@
 
 mod archive;
 mod body;
+mod connect;
 mod directory;
 mod docker_archive;
 mod docker_daemon;
@@ -15,15 +16,19 @@ mod docker_error;
 mod http;
 mod layout;
 mod login;
+mod mirrored;
 mod oras;
+mod proxy;
 mod registry;
 mod registry_error;
 mod resume;
 mod retry;
 mod root_file;
+mod shifter;
 mod token;
 mod url;
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd as _;
@@ -38,11 +43,15 @@ pub use docker_daemon::LocalDocker;
 pub use docker_error::DockerError;
 pub use http::{HttpError, Timeouts};
 pub(crate) use oras::{NoSif, SifManifest};
+pub use proxy::Proxies;
 pub use registry_error::RegistryError;
+pub use shifter::ShifterError;
 
 use crate::document::{DOCUMENT_BYTES_MAX, Descriptor, ManifestError};
 use crate::layer::unnamed_file;
-use crate::{CredentialFiles, Digest, LayerDescriptor, Reference, Verified};
+use crate::{
+    Asker, CredentialFiles, Digest, LayerDescriptor, Reference, Registries, RegistryName, Verified,
+};
 
 /// An opened place that images come from.
 pub(crate) trait Source: Send + Sync {
@@ -59,6 +68,11 @@ pub(crate) trait Source: Send + Sync {
     /// Several may be read at the same time, in several threads. Before a read fails, a transfer
     /// that broke off has been taken up again as often as makes sense.
     fn layer(&self, layer: &LayerDescriptor) -> Result<Box<dyn Read + Send + '_>, SourceError>;
+
+    /// Whether what was given so far was given to somebody who showed credentials.
+    fn knows_the_asker(&self) -> bool {
+        false
+    }
 
     /// As [`Source::layer`], from the byte `from` on. Where that has no advantage, the beginning is
     /// read and passed over.
@@ -199,6 +213,14 @@ pub enum SourceError {
         /// How.
         source: ManifestError,
     },
+    /// No directory of Shifter images gives it.
+    #[error("cannot use the Shifter image {id}")]
+    Shifter {
+        /// The image's id.
+        id: String,
+        /// Why.
+        source: ShifterError,
+    },
     /// A local Docker or Podman did not give it.
     #[error("cannot get `{name}` from a Docker or Podman of this machine")]
     Docker {
@@ -208,12 +230,14 @@ pub enum SourceError {
         source: Box<DockerError>,
     },
     /// A registry did not give it.
-    #[error("cannot fetch from the registry {host}")]
+    #[error("cannot fetch from the registry {host}{}", Mirrors(mirrors.as_deref()))]
     Registry {
         /// Host and port.
         host: String,
+        /// Why its mirrors did not give it either, if there are any.
+        mirrors: Option<String>,
         /// Why.
-        source: RegistryError,
+        source: Box<RegistryError>,
     },
 }
 
@@ -238,8 +262,9 @@ impl SourceError {
             SourceError::RootFile { wrong, .. } if wrong.contains(" are read") => {
                 Some("make it anew with `mksquashfs -comp zstd`".to_owned())
             }
-            SourceError::Registry { host, source } => source.hint(host),
+            SourceError::Registry { host, source, .. } => source.hint(host),
             SourceError::Docker { source, .. } => source.hint(),
+            SourceError::Shifter { source, .. } => source.hint(),
             SourceError::Open { .. }
             | SourceError::Read { .. }
             | SourceError::Tar { .. }
@@ -252,11 +277,21 @@ impl SourceError {
     }
 }
 
+/// Why mirrors did not give an image, for a message.
+struct Mirrors<'a>(Option<&'a str>);
+
+impl fmt::Display for Mirrors<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |reasons| write!(f, " after its mirrors ({reasons})"))
+    }
+}
+
 /// What sources need to know from the caller.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Network<'a> {
-    /// Hosts, with port if it is not 80, that may be spoken to in plain HTTP.
-    pub(crate) plain_hosts: &'a [String],
+    pub(crate) asker: &'a Asker,
+    pub(crate) registries: &'a Registries,
+    pub(crate) shifter_folders: &'a [PathBuf],
     pub(crate) credentials: &'a CredentialFiles,
     pub(crate) timeouts: Timeouts,
     pub(crate) docker: &'a LocalDocker,
@@ -298,12 +333,27 @@ pub(crate) fn open(
         }
         Reference::Squashfs(path) => Box::new(root_file::RootFile::open_squashfs(path)?),
         Reference::Sif(path) => Box::new(root_file::RootFile::open_sif(path)?),
+        Reference::Shifter(id) => Box::new(shifter::open(id, network)?),
         // The layer of an `oras:` is a blob of the registry like any other.
-        Reference::Registry(name) | Reference::Oras(name) => {
-            Box::new(registry::Registry::new(name, network))
-        }
+        Reference::Registry(name) | Reference::Oras(name) => open_registry(name, network)?,
         Reference::Host | Reference::Dir(_) | Reference::ShortName { .. } => return Ok(None),
     }))
+}
+
+/// The registry that has `name`, with its mirrors.
+fn open_registry(
+    name: &RegistryName,
+    network: Network<'_>,
+) -> Result<Box<dyn Source>, SourceError> {
+    if network.registries.offline {
+        let (host, source) = (name.host.clone(), Box::new(RegistryError::Offline));
+        return Err(SourceError::Registry { host, mirrors: None, source });
+    }
+    let is_mirrored = !network.registries.in_mirrors(name).is_empty();
+    Ok(match is_mirrored {
+        true => Box::new(mirrored::Mirrored::new(name, network)),
+        false => Box::new(registry::Registry::new(name, network)),
+    })
 }
 
 /// Opens a file that has a beginning and an end, and tells its size in bytes.

@@ -5,24 +5,25 @@
 //! it is fetched into the store as the blob that it is, and documents are made that name it. The
 //! registry's manifest is noted in them, so that what the store has is not fetched again.
 
+use std::cell::Cell;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::registry::Registry;
 use super::root_file::{Documents, read_sif};
-use super::{Network, Source, SourceError, Top};
+use super::{Network, Source, SourceError, Top, open_registry};
 use crate::document::{Descriptor, MANIFEST_OF_SIF, ManifestError, SIF_LAYER, parse_sif_manifest};
 use crate::fetched::Fetched;
 use crate::layer::{copy_blob, sif};
+use crate::private::{may_use, note_fetched, note_had};
 use crate::store::Origin;
 use crate::{Access, Digest, LayerDescriptor, LayerError, MediaType, Reference, RegistryName};
 
 /// What a registry has under a name, if that is a SIF.
 pub(crate) struct SifManifest {
-    registry: Registry,
+    registry: Box<dyn Source>,
     /// Of the registry's manifest.
     pub(crate) digest: Digest,
     sif: LayerDescriptor,
@@ -42,7 +43,7 @@ pub(crate) enum NoSif {
 impl SifManifest {
     /// Asks what `name` is now.
     pub(crate) fn ask(name: &RegistryName, network: Network<'_>) -> Result<SifManifest, NoSif> {
-        let registry = Registry::new(name, network);
+        let registry = open_registry(name, network).map_err(NoSif::Source)?;
         let Top { bytes, digest, media_type } = registry.top().map_err(NoSif::Source)?;
         let Descriptor { digest: blob, blob_bytes, .. } =
             parse_sif_manifest(&bytes, media_type.as_deref()).map_err(NoSif::Manifest)?;
@@ -57,14 +58,33 @@ impl SifManifest {
         })
     }
 
+    /// Where it is.
+    pub(crate) fn source(&self) -> &dyn Source {
+        self.registry.as_ref()
+    }
+
     /// Fetches the SIF, into the store if there is one, and reads what it declares.
-    pub(crate) fn fetch(self, access: &Access<'_>) -> Result<Declared, NoSif> {
+    pub(crate) fn fetch(
+        self,
+        reference: &Reference,
+        access: &Access<'_>,
+    ) -> Result<Declared, NoSif> {
         let most = access.limits.unpacked_bytes_max;
         if self.sif.blob_bytes > most {
             let limit = "unpacked_bytes_max";
             return Err(NoSif::Blob(LayerError::Limit { limit, most }));
         }
-        let open = |from| self.registry.layer_from(&self.sif, from);
+        let uid = access.asker.uid;
+        let kept = |source| NoSif::Blob(LayerError::Store { diff_id: self.sif.diff_id, source });
+        let opened_from = Cell::new(None);
+        let open = |from| {
+            opened_from.set(Some(from));
+            let blob = self.registry.layer_from(&self.sif, from).map_err(NoSif::Source)?;
+            if let (Some(store), true) = (access.store, self.registry.knows_the_asker()) {
+                note_fetched(store, &self.sif, reference, uid).map_err(kept)?;
+            }
+            Ok(blob)
+        };
         let mut blob = Fetched::new(&self.sif, access.progress, &open, &|| false);
         let file = match access.store {
             Some(store) => store.fetch_blob(&self.sif, &mut blob),
@@ -72,12 +92,20 @@ impl SifManifest {
         };
         let file = match (file, blob.into_failure()) {
             (Ok(file), _) => file,
-            (Err(_), Some(error)) => return Err(NoSif::Source(error)),
+            (Err(_), Some(error)) => return Err(error),
             (Err(error), None) => return Err(NoSif::Blob(error)),
         };
         access.progress.finished(&self.sif.digest);
+        if let Some(store) = access.store.filter(|_| opened_from.get() != Some(0))
+            && !may_use(store, &self.sif, reference, uid).map_err(kept)?
+        {
+            let mut again = open(0)?;
+            copy_blob(&self.sif, &mut again, &mut io::sink()).map_err(NoSif::Blob)?;
+            note_had(store, &self.sif, uid).map_err(kept)?;
+        }
         let documents = self.read(&file).map_err(NoSif::Source)?;
-        Ok(Declared { documents, name: self.name })
+        let is_known = self.registry.knows_the_asker();
+        Ok(Declared { documents, name: self.name, is_known })
     }
 
     fn read(&self, file: &File) -> Result<Documents, SourceError> {
@@ -115,6 +143,8 @@ fn spool(
 pub(crate) struct Declared {
     documents: Documents,
     name: PathBuf,
+    /// It was given to somebody who showed credentials.
+    is_known: bool,
 }
 
 impl Declared {
@@ -124,6 +154,10 @@ impl Declared {
 }
 
 impl Source for Declared {
+    fn knows_the_asker(&self) -> bool {
+        self.is_known
+    }
+
     fn top(&self) -> Result<Top, SourceError> {
         Ok(self.documents.top())
     }

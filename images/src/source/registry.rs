@@ -43,7 +43,7 @@ pub(super) struct Registry {
 impl Registry {
     /// Talks to nobody yet.
     pub(super) fn new(name: &RegistryName, network: Network<'_>) -> Registry {
-        let http = Http::new(network.plain_hosts, network.timeouts);
+        let http = Http::new(network.registries, network.timeouts);
         let plain = http.is_plain(&name.host);
         let host = if name.host == DOCKER_HUB { DOCKER_HUB_HOST } else { &name.host };
         let (host, port) = match host.rsplit_once(':') {
@@ -142,7 +142,8 @@ impl Registry {
     }
 
     fn error(&self, source: RegistryError) -> SourceError {
-        SourceError::Registry { host: self.name.host.clone(), source }
+        let (host, source) = (self.name.host.clone(), Box::new(source));
+        SourceError::Registry { host, mirrors: None, source }
     }
 }
 
@@ -234,6 +235,10 @@ impl Source for Registry {
 
     fn layer(&self, layer: &LayerDescriptor) -> Result<Box<dyn Read + Send + '_>, SourceError> {
         self.layer_from(layer, 0)
+    }
+
+    fn knows_the_asker(&self) -> bool {
+        self.login.has_shown()
     }
 
     fn layer_from(

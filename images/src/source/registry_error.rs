@@ -10,6 +10,9 @@ use crate::{BlobFault, CredentialError};
 /// Why a registry did not give an image.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
+    /// The site does not want any to be asked. The site must act, or the user use what is there.
+    #[error("the site's policy forbids asking registries (`registries: offline`)")]
+    Offline,
     /// No answer came, or it broke off.
     #[error("cannot get {url}")]
     Http {
@@ -97,6 +100,14 @@ impl RegistryError {
     /// A way out, where there is an obvious one.
     pub(super) fn hint(&self, host: &str) -> Option<String> {
         match self {
+            RegistryError::Offline => Some(
+                "`run-in-container images list` shows what is here; an image can be brought as a \
+                 file: docker-archive:, oci-archive:, sif:"
+                    .to_owned(),
+            ),
+            RegistryError::Http { source: HttpError::NoProxy { variable, .. }, .. } => {
+                Some(format!("write {variable} as http://HOST:PORT; other proxies are not used"))
+            }
             RegistryError::Http { source: HttpError::NotTls { .. }, .. } => Some(format!(
                 "if {host} is meant to be reached in plain HTTP, the site's policy must list it \
                  under `registries: insecure:`"
@@ -146,7 +157,8 @@ impl RegistryError {
             | RegistryError::Token { .. }
             | RegistryError::Redirect { .. }
             | RegistryError::Document { .. }
-            | RegistryError::TooLarge { .. } => false,
+            | RegistryError::TooLarge { .. }
+            | RegistryError::Offline => false,
         }
     }
 }

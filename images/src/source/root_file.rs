@@ -1,4 +1,4 @@
-//! A file that holds one root filesystem (`squashfs:`, `sif:`).
+//! A file that holds one root filesystem (`squashfs:`, `sif:`, `shifter:`).
 //!
 //! It has no documents, so an OCI manifest and a configuration are made of it here: one layer,
 //! which is the squashfs as it is, named by its SHA-256. The same bytes get the same digests
@@ -82,9 +82,20 @@ impl RootFile {
     /// Opens a squashfs.
     pub(super) fn open_squashfs(path: &Path) -> Result<RootFile, SourceError> {
         let (file, bytes) = open_regular(path)?;
+        RootFile::of_squashfs(path, file, bytes, json!({}))
+    }
+
+    /// Takes `file` of `bytes` bytes, which is called `path` and a squashfs, for an image with
+    /// these defaults.
+    pub(super) fn of_squashfs(
+        path: &Path,
+        file: File,
+        bytes: u64,
+        defaults: Value,
+    ) -> Result<RootFile, SourceError> {
         let span = Span { offset: 0, bytes };
         check_squashfs(&file, span).map_err(unusable(path, "squashfs"))?;
-        Ok(RootFile::new(path, file, span, None, json!({})))
+        Ok(RootFile::new(path, file, span, None, defaults))
     }
 
     /// Opens a Singularity or Apptainer image.

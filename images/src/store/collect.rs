@@ -112,6 +112,7 @@ impl Store {
         self.collect_partials(wish, &mut collected)?;
         if !wish.dry_run {
             self.forget_builds()?;
+            self.forget_private()?;
         }
         Ok(collected)
     }

@@ -9,6 +9,7 @@
 //! generated/BOOT/KIND/HEX  small trees that can be made again, valid until the next boot
 //! builds/HEX               which layer a build step made, by the digest of what it was made from
 //! layers/HEX/lease         locked by whoever uses the layer
+//! private/HEX              whose a blob or layer is that came with credentials
 //! names.lock               locked by whoever writes a name or collects garbage
 //! tmp/WHAT, tmp/WHAT.lock  work in progress, and the lock of who does it
 //! tmp/partial-HEX          as much of a layer's blob as came; the next who wants it goes on
@@ -32,6 +33,7 @@ mod layers;
 mod lease;
 mod location;
 mod names;
+mod private;
 mod room;
 mod stored;
 mod transfer;

@@ -60,7 +60,9 @@ impl Site {
         then(&Access {
             docker: &ric_images::LocalDocker::default(),
             store: Some(&self.store),
-            plain_hosts: &[],
+            registries: &ric_images::Registries::default(),
+            shifter_folders: &[],
+            asker: &ric_images::Asker::default(),
             host_fingerprint: "host:1",
             limits: &Limits::default(),
             timeouts: Timeouts::default(),

@@ -82,7 +82,9 @@ impl Site {
 fn with_access<T>(store: &Store, then: impl FnOnce(&Access<'_>) -> T) -> T {
     then(&Access {
         store: Some(store),
-        plain_hosts: &[],
+        registries: &ric_images::Registries::default(),
+        shifter_folders: &[],
+        asker: &ric_images::Asker::default(),
         credentials: &CredentialFiles::default(),
         docker: &LocalDocker::default(),
         host_fingerprint: "host:1",
@@ -427,7 +429,9 @@ fn a_directory_is_its_own_image_until_it_is_replaced() {
 fn host_and_directories_need_no_store() {
     let access = Access {
         store: None,
-        plain_hosts: &[],
+        registries: &ric_images::Registries::default(),
+        shifter_folders: &[],
+        asker: &ric_images::Asker::default(),
         credentials: &CredentialFiles::default(),
         docker: &LocalDocker::default(),
         host_fingerprint: "host:1",

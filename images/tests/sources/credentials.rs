@@ -81,7 +81,7 @@ fn shows_nothing_to_a_registry_that_the_user_has_no_credentials_for() {
 #[test]
 fn gets_tokens_with_a_password_and_keeps_both_from_other_hosts() {
     let (mut site, elsewhere) = (Site::logged_in(), FaultRegistry::start());
-    site.plain_hosts.push(elsewhere.host());
+    site.registries.plain_hosts.push(elsewhere.host());
     let layer = Layer::gzip("one", "1");
     site.registry.offer("a", "1", &Fixture::new(vec![layer.clone()]));
     site.registry.want_token("token");
@@ -106,7 +106,7 @@ fn gets_tokens_with_a_password_and_keeps_both_from_other_hosts() {
 fn shows_nothing_to_a_host_that_a_redirect_leads_to() {
     for challenge in ["Basic realm=\"x\"", "Bearer realm=\"http://ELSEWHERE/token\""] {
         let (mut site, elsewhere) = (Site::logged_in(), FaultRegistry::start());
-        site.plain_hosts.push(elsewhere.host());
+        site.registries.plain_hosts.push(elsewhere.host());
         let layer = Layer::gzip("one", "1");
         site.registry.offer("a", "1", &Fixture::new(vec![layer.clone()]));
         let far = format!("http://{}/far", elsewhere.host());
@@ -134,7 +134,7 @@ fn shows_a_password_to_no_other_host_on_the_way_to_a_token() {
     assert!(chain(&error).contains("is not listed as a host"), "{}", chain(&error));
     assert_eq!(elsewhere.asked(), []);
 
-    site.plain_hosts.push(elsewhere.host());
+    site.registries.plain_hosts.push(elsewhere.host());
     site.registry.want_token("token");
     site.registry.answer("/token", vec![redirect(&far)]);
     site.resolve("a:1").unwrap();

@@ -119,7 +119,9 @@ impl Site {
     fn with<T>(&self, then: impl FnOnce(&Access<'_>) -> T) -> T {
         then(&Access {
             store: Some(&self.store),
-            plain_hosts: &[],
+            registries: &ric_images::Registries::default(),
+            shifter_folders: &[],
+            asker: &ric_images::Asker::default(),
             credentials: &CredentialFiles::default(),
             docker: &self.docker,
             host_fingerprint: "",

@@ -33,6 +33,10 @@ pub(super) enum Answer {
     Silence,
     /// The head and the first bytes of the body, then nothing, until the client goes.
     SilenceAfter(usize, Vec<u8>),
+    /// 200 and a body without end, until the client goes.
+    Endless,
+    /// The same with 401.
+    EndlessRefusal,
 }
 
 /// A request that came.
@@ -51,6 +55,12 @@ struct State {
     asked: Vec<Asked>,
     /// What `/v2/` paths want to see as `Authorization`, if anything.
     wanted: Option<Wanted>,
+    /// Of a hundred requests, so many fail.
+    stumbles: u64,
+    /// Of the next number that decides about it.
+    seed: u64,
+    /// Connections that are silent.
+    silent: Vec<TcpStream>,
     stopping: bool,
 }
 
@@ -132,6 +142,18 @@ impl FaultRegistry {
         self.state.lock().unwrap().wanted = Some(Wanted { challenge, headers });
     }
 
+    /// From now on, so many of a hundred requests fail, one way or another.
+    pub(super) fn stumble(&self, of_a_hundred: u64) {
+        self.state.lock().unwrap().stumbles = of_a_hundred;
+    }
+
+    /// Ends what is silent.
+    pub(super) fn hang_up(&self) {
+        for stream in self.state.lock().unwrap().silent.drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
     /// All requests so far.
     pub(super) fn asked(&self) -> Vec<Asked> {
         self.state.lock().unwrap().asked.clone()
@@ -197,6 +219,7 @@ fn serve(stream: TcpStream, state: &Mutex<State>) {
     // The client may well hang up first.
     let _ = send(&stream, &answer, asked.range.as_deref());
     if matches!(answer, Answer::Silence | Answer::SilenceAfter(..)) {
+        state.lock().unwrap().silent.push(stream.try_clone().unwrap());
         let _ = reader.read_line(&mut String::new());
     }
     let _ = stream.shutdown(Shutdown::Both);
@@ -204,6 +227,18 @@ fn serve(stream: TcpStream, state: &Mutex<State>) {
 
 fn choose(state: &mut State, asked: Asked) -> Answer {
     state.asked.push(asked.clone());
+    // A generator of Knuth's (MMIX): the same failures in every run.
+    state.seed = state.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+    let number = state.seed >> 33;
+    if number % 100 < state.stumbles {
+        return match number / 100 % 5 {
+            0 => Answer::Reset,
+            1 => Answer::Status(503, "X-Busy: 1".to_owned(), String::new()),
+            2 => Answer::Status(429, "Retry-After: 0".to_owned(), String::new()),
+            3 => Answer::Status(502, "X-Busy: 1".to_owned(), "<html>".to_owned()),
+            _ => Answer::CutAfter(1, b"what should come".to_vec()),
+        };
+    }
     if asked.path.starts_with("/v2/")
         && let Some(wanted) = &mut state.wanted
         && !wanted.accepts(asked.authorization.as_deref())
@@ -268,6 +303,14 @@ fn send(mut stream: &TcpStream, answer: &Answer, range: Option<&str>) -> std::io
         Answer::Status(status, header, body) => {
             stream.write_all(head(*status, header, body.len()).as_bytes())?;
             stream.write_all(body.as_bytes())
+        }
+        Answer::Endless | Answer::EndlessRefusal => {
+            let status = if matches!(answer, Answer::Endless) { 200 } else { 401 };
+            let head = format!("HTTP/1.1 {status} Told\r\nConnection: close\r\n\r\n");
+            stream.write_all(head.as_bytes())?;
+            loop {
+                stream.write_all(&[b' '; 1 << 16])?;
+            }
         }
         Answer::Silence | Answer::Reset => Ok(()),
     }

@@ -53,7 +53,9 @@ impl Site {
 fn with_access<T>(store: &Store, then: impl FnOnce(&Access<'_>) -> T) -> T {
     then(&Access {
         store: Some(store),
-        plain_hosts: &[],
+        registries: &ric_images::Registries::default(),
+        shifter_folders: &[],
+        asker: &ric_images::Asker::default(),
         docker: &LocalDocker::default(),
         host_fingerprint: "host:1",
         limits: &Limits::default(),

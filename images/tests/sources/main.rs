@@ -17,6 +17,8 @@ mod docker;
 #[cfg(test)]
 mod fault_registry;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod image_fixture;
 #[cfg(test)]
 mod keeping;
@@ -28,5 +30,9 @@ mod oras;
 mod registry;
 #[cfg(test)]
 mod resumed;
+#[cfg(test)]
+mod shared;
+#[cfg(test)]
+mod site_rules;
 #[cfg(test)]
 mod stumbles;

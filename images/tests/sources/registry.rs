@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::fault_registry::{Answer, FaultRegistry, content, redirect};
 use super::image_fixture::{Fixture, INDEX, Layer, MANIFEST, here, index_of};
 use ric_images::{
-    Access, Collect, CredentialFiles, Digest, Form, Identity, Image, Limits, LocalDocker, Manifest,
-    Progress, PullError, ResolveError, Silent, Store, Timeouts, ensure, resolve,
+    Access, Asker, Collect, CredentialFiles, Digest, Form, Identity, Image, Limits, LocalDocker,
+    Manifest, Progress, PullError, Registries, ResolveError, Silent, Store, Timeouts, ensure,
+    resolve,
 };
 use serde_json::json;
 
@@ -17,7 +18,8 @@ pub(super) struct Site {
     pub(super) registry: FaultRegistry,
     pub(super) directory: tempfile::TempDir,
     pub(super) store: Store,
-    pub(super) plain_hosts: Vec<String>,
+    pub(super) registries: Registries,
+    pub(super) asker: Asker,
     pub(super) credentials: CredentialFiles,
     docker: LocalDocker,
     limits: Limits,
@@ -30,16 +32,29 @@ impl Site {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("store")).unwrap();
         let plain_hosts = vec![registry.host()];
+        let registries = Registries { plain_hosts, ..Registries::default() };
         let limits = Limits::default();
         let timeouts = Timeouts { first_wait: Duration::from_millis(1), ..Timeouts::default() };
         let (credentials, docker) = (CredentialFiles::default(), LocalDocker::default());
-        Site { registry, directory, store, plain_hosts, credentials, docker, limits, timeouts }
+        Site {
+            registry,
+            directory,
+            store,
+            registries,
+            asker: Asker::default(),
+            credentials,
+            docker,
+            limits,
+            timeouts,
+        }
     }
 
     fn access<'a>(&'a self, progress: &'a dyn Progress) -> Access<'a> {
         Access {
             store: Some(&self.store),
-            plain_hosts: &self.plain_hosts,
+            registries: &self.registries,
+            shifter_folders: &[],
+            asker: &self.asker,
             credentials: &self.credentials,
             docker: &self.docker,
             host_fingerprint: "",
@@ -60,6 +75,10 @@ impl Site {
         then: impl FnOnce(&Access<'_>) -> T,
     ) -> T {
         then(&Access { store: Some(store), ..self.access(&Silent) })
+    }
+
+    pub(super) fn set_answer_timeout(&mut self, answer: Duration) {
+        self.timeouts.answer = answer;
     }
 
     pub(super) fn reopen_store<T>(&self, then: impl FnOnce(&Store) -> T) -> T {
@@ -276,8 +295,8 @@ fn asks_for_a_token_and_shows_it_to_the_registry_alone() {
         "a redirect does not open a way to a host that is not listed"
     );
 
-    let plain_hosts = vec![site.registry.host(), elsewhere.host()];
-    let site = Site { plain_hosts, ..site };
+    let mut site = site;
+    site.registries.plain_hosts.push(elsewhere.host());
     site.ensure(&manifest).unwrap();
     assert_eq!(elsewhere.asked()[0].authorization, None);
     let asked = site.registry.asked();
@@ -412,7 +431,7 @@ fn follows_few_redirects_and_no_strange_ones() {
 #[test]
 fn speaks_plain_http_with_listed_hosts_only() {
     let site = Site::new();
-    let site = Site { plain_hosts: Vec::new(), ..site };
+    let site = Site { registries: Registries::default(), ..site };
     let error = site.resolve("a:1").unwrap_err();
     let message = chain(&error);
     let has_roots = !message.contains("certificate authorities");
@@ -426,7 +445,8 @@ fn says_that_a_host_cannot_be_reached() {
     let site = Site::new();
     // A port that nobody listens on any more.
     let host = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let site = Site { plain_hosts: vec![host.clone()], ..site };
+    let plain_hosts = vec![host.clone()];
+    let site = Site { registries: Registries { plain_hosts, ..Registries::default() }, ..site };
     let reference = format!("docker://{host}/a").parse().unwrap();
     let message = chain(&resolve(&reference, &site.access(&Silent)).unwrap_err());
     assert!(message.contains(&format!("cannot connect to {host}")), "{message}");

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use ric_images::{
-    Access, Collect, CredentialFiles, Digest, Form, Limits, LocalDocker, Progress, Store, Timeouts,
-    ensure, resolve,
+    Access, Collect, CredentialFiles, Digest, Form, Limits, LocalDocker, Progress, Registries,
+    Store, Timeouts, ensure, resolve,
 };
 
 use super::fault_registry::{Answer, content};
@@ -67,7 +67,9 @@ fn pulls_as_a_process() {
     let store = Store::open(Path::new("store")).unwrap();
     let access = Access {
         store: Some(&store),
-        plain_hosts: std::slice::from_ref(&host),
+        shifter_folders: &[],
+        asker: &ric_images::Asker::default(),
+        registries: &Registries { plain_hosts: vec![host.clone()], ..Registries::default() },
         credentials: &CredentialFiles::default(),
         docker: &LocalDocker::default(),
         host_fingerprint: "",

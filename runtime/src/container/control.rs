@@ -124,7 +124,8 @@ impl Container {
         Ok(Worker { stream, stdout, stderr })
     }
 
-    /// Readable when [`hear`](Self::hear) has something to say. After [`Event::Ended`] it always is.
+    /// Readable when [`hear`](Self::hear) has something to say. After [`Event::Ended`] it always
+    /// is.
     #[must_use]
     pub fn control_fd(&self) -> BorrowedFd<'_> {
         self.control.as_fd()

@@ -14,6 +14,7 @@ mod isolation;
 mod limits;
 mod posture;
 mod refusals;
+mod registries;
 mod root_files;
 
 use crate::case::Case;
@@ -32,6 +33,7 @@ pub(crate) fn all() -> Vec<Case> {
         refusals::cases(),
         root_files::cases(),
         docker_daemon::cases(),
+        registries::cases(),
         conversions::cases(),
         clean_up::cases(),
         images_kept::cases(),

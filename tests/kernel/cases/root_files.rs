@@ -60,7 +60,7 @@ pub(super) fn look(stage: &Stage, image: &str) -> Result<Ran, Failed> {
 }
 
 fn squashfs_runs(stage: &Stage) -> Result<(), Failed> {
-    for packing in ["gzip", "zstd"] {
+    for packing in ["gzip", "zstd", "xz", "lz4"] {
         let image = format!("squashfs:{}", pack(stage, packing)?);
         let ran = look(stage, &image)?.expect_code(0)?;
         claim!(ran.answer.stdout == SEEN, "{packing}: {}", ran.answer.told());

@@ -2,11 +2,12 @@
 //! holds, and in all no more than the limits allow.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
 use flate2::{Decompress, FlushDecompress, Status};
+use lzma_rust2::XzReader;
 
 use super::superblock::{Packing, Superblock};
 use super::wrong;
@@ -15,6 +16,10 @@ use crate::layer::packed::Stop;
 
 /// Most bytes that a block of a table unpacks to (squashfs.rst, "Inodes").
 pub(super) const TABLE_BLOCK_BYTES: usize = 8192;
+
+/// Memory for one block in xz. The kernel takes dictionaries of at most a block, 1 MiB
+/// (fs/squashfs/xz_wrapper.c); the rest is the decoder's own.
+const XZ_MEMORY_KIB_MAX: u32 = 2 << 10;
 
 /// Blocks that are kept unpacked. Neighbours in a directory share those of tables and, as packers
 /// write tails in the same order, those of tails.
@@ -136,6 +141,8 @@ pub(super) fn packed_size(size: u32) -> (usize, bool) {
 
 enum Unpacker {
     Zlib(Box<Decompress>),
+    Xz,
+    Lz4,
     Zstd(zstd::bulk::Decompressor<'static>),
 }
 
@@ -143,6 +150,8 @@ impl Unpacker {
     fn new(packing: Packing) -> Result<Unpacker, Stop> {
         Ok(match packing {
             Packing::Zlib => Unpacker::Zlib(Box::new(Decompress::new(true))),
+            Packing::Xz => Unpacker::Xz,
+            Packing::Lz4 => Unpacker::Lz4,
             Packing::Zstd => Unpacker::Zstd(zstd::bulk::Decompressor::new().map_err(damaged(0))?),
         })
     }
@@ -158,6 +167,20 @@ impl Unpacker {
                 if status != Status::StreamEnd {
                     return Err(damaged(offset)(io::ErrorKind::UnexpectedEof.into()));
                 }
+            }
+            Unpacker::Xz => {
+                let stream = XzReader::new_mem_limit(packed, false, XZ_MEMORY_KIB_MAX);
+                // One byte more tells a block that is too large from one that is full.
+                let mut bounded = stream.take(most as u64 + 1);
+                bounded.read_to_end(&mut bytes).map_err(damaged(offset))?;
+                if bytes.len() > most {
+                    return Err(wrong(format!("the block at byte {offset} is too large")));
+                }
+            }
+            Unpacker::Lz4 => {
+                bytes.resize(most, 0);
+                let count = lz4_flex::block::decompress_into(packed, &mut bytes);
+                bytes.truncate(count.map_err(io::Error::other).map_err(damaged(offset))?);
             }
             Unpacker::Zstd(context) => {
                 context.decompress_to_buffer(packed, &mut bytes).map_err(damaged(offset))?;

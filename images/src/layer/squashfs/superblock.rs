@@ -19,6 +19,8 @@ const BLOCK_LOG: std::ops::RangeInclusive<u16> = 12..=20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Packing {
     Zlib,
+    Xz,
+    Lz4,
     Zstd,
 }
 
@@ -100,14 +102,14 @@ impl Superblock {
 fn packing(number: u16) -> Result<Packing, String> {
     let name = match number {
         1 => return Ok(Packing::Zlib),
+        4 => return Ok(Packing::Xz),
+        5 => return Ok(Packing::Lz4),
         6 => return Ok(Packing::Zstd),
         2 => "lzma",
         3 => "lzo",
-        4 => "xz",
-        5 => "lz4",
         _ => return Err(format!("its packing {number} is unknown")),
     };
-    Err(format!("its blocks are packed with {name}: only gzip and zstd are read"))
+    Err(format!("its blocks are packed with {name}: only gzip, xz, lz4 and zstd are read"))
 }
 
 #[cfg(test)]
@@ -142,7 +144,7 @@ mod tests {
             (0, b"sqsh", "does not begin"),
             (12, &[0, 0, 0, 0], "block size"),
             (22, &[31, 0], "block size"),
-            (20, &[4, 0], "xz"),
+            (20, &[3, 0], "lzo"),
             (20, &[9, 0], "packing 9"),
             (28, &[3, 0], "3.0"),
             (26, &[0, 0], "owners"),
