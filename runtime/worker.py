@@ -2,8 +2,9 @@
 
 The other side of `runtime/src/exchange.rs`; docs/protocol.md is the contract between the two. Here
 is what a usual call needs. Tracebacks, refusals, large payloads, pickles, coroutines are in
-`worker_rare.py` beside this file, which is read when one of them is first needed: Python compiles
-this text on every start, about 5 microseconds a line.
+`worker_rare.py` beside this file, what a worker needs that serves for days is in `worker_warm.py`.
+Both are read when they are first needed: Python compiles this text on every start, about 5
+microseconds a line.
 
 Only the standard library, and of it only what the interpreter has loaded anyway: `import json`
 alone takes longer than everything below. Nothing newer than Python 3.8, and no syntax that older
@@ -37,6 +38,7 @@ except ImportError:
 VERSION = 1
 MAGIC_AND_VERSION = b"\x89RIC\0\1"
 HELLO, FUNCTION, CALL, RESULT, ERROR, DECLINED, CORRUPT, NEED = range(1, 9)
+MODULES, READY, AGAIN, CHILD = range(9, 13)
 DESCRIPTOR_FLAG = 1
 HEADER_BYTES = 76
 METADATA_BYTES_MAX = 64 << 10
@@ -48,6 +50,7 @@ ANSWERED_MAX = 4096
 
 NO_TASK = bytes(16)
 READ_BYTES = 1 << 20  # os.read() allocates what it is asked for
+JSON_REPLY = b'{"encoding":"json"}'
 PYTHON_MINOR = "%d.%d" % sys.version_info[:2]
 INTEGER_LEAST, INTEGER_MOST = -(1 << 63), (1 << 64) - 1  # what JSON readers keep exactly
 THIS = sys.modules[__name__]
@@ -64,19 +67,22 @@ class Reply(Exception):
         self.last = False  # whether the connection ends with it
 
 
-class Rare:
-    """The functions of `worker_rare.py`. They see this file as `core`."""
+class Beside:
+    """The functions of a file beside this one. They see this file as `core`."""
+
+    def __init__(self, name):
+        self.__name__ = name
 
     def __getattr__(self, name):
-        path = os.path.join(os.path.dirname(WORKER_FILE), "worker_rare.py")
+        path = os.path.join(os.path.dirname(WORKER_FILE), self.__name__ + ".py")
         with open(path, "rb") as file:
             code = compile(file.read(), path, "exec", dont_inherit=True)
-        vars(self).update(__name__="worker_rare", core=THIS, RARE_FILE=path)
+        vars(self).update(core=THIS, THIS_FILE=path)
         exec(code, vars(self))
         return vars(self)[name]
 
 
-rare = Rare()
+rare, warm = Beside("worker_rare"), Beside("worker_warm")
 
 
 def refuse(value):
@@ -109,21 +115,40 @@ def to_json(value, errors="strict"):
     return "".join(chunks_of(value, 0)).encode("utf-8", errors)
 
 
+# Scalars, which most functions return, as JSON: without looking for what is in them.
+BIG = 1 << 63
+SCALARS = {
+    type(None): lambda value: b"null",
+    bool: lambda value: b"true" if value else b"false",
+    int: b"%d".__mod__,
+    str: to_json,
+}
+
+
+def keep_high(fd, place):
+    """Moves a descriptor high up, where no function that counts from 3 on meets it."""
+    try:
+        kept = os.dup2(fd, place, inheritable=False)
+    except OSError:  # above RLIMIT_NOFILE
+        kept = os.dup(fd)
+    os.close(fd)
+    return kept
+
+
 class Connection:
     """The socket to the owner. Nobody else may hold it: not a function, nor what it forks."""
 
     def __init__(self, inherited):
-        try:  # High up, where no function that counts from 3 on meets it.
-            self.fd = os.dup2(inherited, 1000, inheritable=False)
-        except OSError:  # above RLIMIT_NOFILE
-            self.fd = os.dup(inherited)
-        os.close(inherited)
+        self.fd = keep_high(inherited, 1000)
         os.set_blocking(self.fd, True)
         self.inode = os.fstat(self.fd).st_ino
         self.digest = b""  # of the payload received last
+        self.handed_on = False  # to the next child
         os.register_at_fork(after_in_child=self.close)
 
     def close(self):
+        if self.handed_on:
+            return
         try:
             os.close(self.fd)
         except OSError:
@@ -154,7 +179,7 @@ class Connection:
         metadata = self.read(metadata_bytes)
         if flags:
             # No read(2) before: it would drop the descriptor that comes with the next byte.
-            payload = rare.receive_sealed(self.fd, payload_bytes)
+            payload = rare.map_sealed(rare.receive_descriptor(self.fd), payload_bytes)
         else:
             payload = self.read(payload_bytes)
         if number(header[72:76], "big") != crc32(metadata, crc32(header[:72])):
@@ -164,20 +189,22 @@ class Connection:
         self.digest = digest(payload)
         if header[36:68] != self.digest:
             rare.corrupt_payload(header, self.digest)
-        return kind, task, from_json(metadata), payload
+        return kind, task, from_json(metadata) if metadata else {}, payload
 
     def send(self, kind, task, metadata, payload=b""):
-        """Writes one frame, whole. `metadata` is JSON in bytes."""
+        """Writes one frame, whole. `metadata` is JSON in bytes; the payload may be in pieces."""
         try:
             # The function may have closed every descriptor and opened files of its own.
             if os.fstat(self.fd).st_ino != self.inode:
                 leave(EXIT_PROTOCOL)
-            sealed = None
-            if len(payload) >= DESCRIPTOR_BYTES_MIN:
-                sealed = rare.seal(payload)
+            sealed, size = None, len(payload)
+            if type(payload) is not bytes or size >= DESCRIPTOR_BYTES_MIN:
+                sealed, payload, size, payload_digest = rare.pack(payload)
+            else:
+                payload_digest = digest(payload)
             header = b"".join((
                 MAGIC_AND_VERSION, bytes((kind, sealed is not None)), task,
-                len(metadata).to_bytes(4, "big"), len(payload).to_bytes(8, "big"), digest(payload),
+                len(metadata).to_bytes(4, "big"), size.to_bytes(8, "big"), payload_digest,
             ))
             header += crc32(header).to_bytes(4, "big")
             header += crc32(metadata, crc32(header)).to_bytes(4, "big")
@@ -201,6 +228,13 @@ class Function:
 
     def __init__(self, file_name, source):
         self.file_name, self.source, self.module = file_name, source, None
+
+    def find(self, call):
+        """Returns the function of the file that a CALL names."""
+        called = getattr(self.load(), call["function"], None)
+        if not callable(called):
+            rare.no_function(self, call["function"])
+        return called
 
     def load(self):
         """Runs the file and returns the module.
@@ -269,18 +303,24 @@ def json_obstacle(value, exact):
 
 def encode_result(value, metadata):
     """Returns metadata and payload of the RESULT: JSON if it is faithful, else a pickle."""
-    exact = "pickle" in metadata["accepts"]
+    accepts = metadata["accepts"]
+    exact = "pickle" in accepts
     try:
-        obstacle = json_obstacle(value, exact)
-        if obstacle is None:
-            reply, payload = b'{"encoding":"json"}', to_json(value)
+        if "json" not in accepts:
+            obstacle = "anything"
+        elif type(value) in SCALARS and (type(value) is not int or -BIG < value < BIG):
+            obstacle, payload = None, SCALARS[type(value)](value)
+        else:
+            obstacle = json_obstacle(value, exact)
+            if obstacle is None:
+                payload = to_json(value)
     except Exception as error:
         obstacle = error
     if obstacle is not None:
-        reply, payload = rare.encode_otherwise(value, obstacle, exact)
+        return rare.encode_otherwise(value, obstacle, metadata)
     if len(payload) > metadata["result_bytes_max"]:
         rare.result_too_large(len(payload), metadata["result_bytes_max"])
-    return reply, payload
+    return JSON_REPLY, payload
 
 
 class Worker:
@@ -293,7 +333,8 @@ class Worker:
         self.not_preloaded = None  # the Reply to every call, if there is one
         self.streams = sys.stdin, sys.stdout, sys.stderr
         self.recursion_limit = sys.getrecursionlimit()
-        self.directory = os.getcwd()
+        self.directory_path = os.getcwd()
+        self.directory = keep_high(os.open(".", os.O_PATH), 1001)
 
     def serve(self):
         self.connection.send(HELLO, NO_TASK, to_json({
@@ -309,29 +350,44 @@ class Worker:
                 kind, task, metadata, payload = self.connection.receive()
                 if kind == CALL:
                     self.serve_call(task, metadata, payload)
-                elif kind == FUNCTION:
-                    self.keep(self.connection.digest.hex(), metadata["file_name"], payload)
-                elif kind != HELLO:
-                    rare.unknown_kind(kind)
-                elif not metadata["version_lowest"] <= VERSION <= metadata["version_highest"]:
-                    rare.no_common_version(metadata)
-                elif "preload" in metadata:
-                    self.not_preloaded = rare.preload(metadata["preload"])
-                    self.restore()
+                else:
+                    self.serve_other(kind, task, metadata, payload)
             except Reply as reply:
                 # What is answered is over: the CALL behind a corrupt FUNCTION is dropped.
                 task = reply.task or task
                 self.mark_answered(task)
-                self.connection.send(reply.kind, task, to_json(reply.fields, "replace"))
+                self.answer(reply.kind, task, to_json(reply.fields, "replace"))
                 if reply.last:
                     leave(EXIT_PROTOCOL)
 
-    def keep(self, key, file_name, source):
+    def serve_other(self, kind, task, metadata, payload):
+        """Takes a frame that is no CALL."""
+        if kind == FUNCTION:
+            self.keep(self.connection.digest.hex(), metadata, payload)
+        elif kind != HELLO:
+            rare.take_modules(payload) if kind == MODULES else rare.unknown_kind(kind)
+        elif not metadata["version_lowest"] <= VERSION <= metadata["version_highest"]:
+            rare.no_common_version(metadata)
+        else:
+            if "preload" in metadata:
+                self.not_preloaded = rare.preload(metadata["preload"])
+                self.restore()
+            if metadata.get("ready") or metadata.get("fork"):
+                warm.begin(self, metadata)
+
+    def answer(self, kind, task, metadata, payload=b""):
+        """Sends the one answer to a task."""
+        self.connection.send(kind, task, metadata, payload)
+
+    def keep(self, key, metadata, payload):
         """Keeps a file for later calls, and forgets one if there are many: NEED brings it back."""
         if key not in self.functions:
             if len(self.functions) >= FUNCTIONS_MAX:
                 del self.functions[next(iter(self.functions))]
-            self.functions[key] = Function(file_name, source)
+            pickled = metadata.get("encoding") == "pickle"
+            function = rare.Pickled(metadata, payload) if pickled else \
+                Function(metadata["file_name"], bytes(payload))
+            self.functions[key] = function
 
     def mark_answered(self, task):
         """A task runs once, however often its CALL arrives."""
@@ -357,23 +413,21 @@ class Worker:
             raise
         except BaseException as error:
             self.restore()
-            self.connection.send(ERROR, task, b"{}", explain(error, function))
+            self.answer(ERROR, task, b"{}", explain(error, function, metadata))
         else:
             self.restore()
-            self.connection.send(RESULT, task, reply, body)
+            self.answer(RESULT, task, reply, body)
 
     def run(self, function, metadata, payload):
         """Calls the function. A child that it forked and that comes back here ends here."""
         try:
             sys.argv = [function.file_name]
-            called = getattr(function.load(), metadata["function"], None)
-            if not callable(called):
-                rare.no_function(function, metadata["function"])
+            called = function.find(metadata)
             if metadata["encoding"] == "json":
                 arguments = from_json(payload)
                 positional, named = arguments["positional"], arguments["named"]
             else:
-                positional, named = rare.unpickle(payload, metadata["python"])
+                positional, named = rare.unpickle(payload, metadata)
             result = called(*positional, **named)
             if type(result).__name__ == "coroutine":
                 result = rare.run_coroutine(result)
@@ -388,18 +442,33 @@ class Worker:
     def restore(self):
         """Undoes what would send this call's answer or the next call's output astray."""
         sys.setrecursionlimit(self.recursion_limit)
-        flush(sys.stdout, sys.stderr, *self.streams[1:])
-        sys.stdin, sys.stdout, sys.stderr = self.streams
+        streams = sys.stdin, sys.stdout, sys.stderr
+        if streams != self.streams:
+            flush(*streams[1:])
+            sys.stdin, sys.stdout, sys.stderr = self.streams
         try:
-            os.chdir(self.directory)
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except BaseException:
+            flush(*self.streams[1:])
+        try:
+            os.fchdir(self.directory)  # half of what chdir(2) takes
+        except OSError:
+            self.enter_directory()
+
+    def enter_directory(self):
+        """Goes back by name, when the function has closed what it did not open."""
+        try:
+            os.chdir(self.directory_path)
+            self.directory = keep_high(os.open(".", os.O_PATH), 1001)
         except OSError:
             pass
 
 
-def explain(error, function):
+def explain(error, function, metadata):
     """Returns the payload of an ERROR frame, whatever state the interpreter is in."""
     try:
-        fields = rare.explain(error, function)
+        fields = rare.explain(error, function, "pickle" in metadata["accepts"])
     except BaseException as trouble:  # no memory, no descriptors, a hostile exception
         why = "(no traceback: making it raised %s)" % type(trouble).__name__
         fields = {"type": type(error).__name__, "message": why, "traceback": why}

@@ -7,6 +7,12 @@ that refuses raises `core.Reply`, which becomes the one answer to its task.
 import os
 import sys
 
+PIECE_BYTES = 1 << 20  # hashed and then written while the processor still has it at hand
+BUFFER_BYTES_MIN = 4 << 10  # what is smaller is copied into the pickle
+BUFFERS_MAX = 1024
+BUFFER_ALIGNMENT = 64
+ERROR_BYTES_MAX = 1 << 20
+EXCEPTION_BYTES_MAX = 256 << 10
 MESSAGE_CHARACTERS_MAX = 4 << 10
 TRACEBACK_CHARACTERS_MAX = 128 << 10  # with JSON's escapes still below ERROR_BYTES_MAX
 TRACEBACK_FRAMES_MAX = 1000
@@ -116,7 +122,8 @@ def preload(wanted):
             hint = ""
             if isinstance(error, ImportError):
                 hint = "add what has it under `python:`, or take it out of `preload:`"
-            return declined("preload", "%s, which cannot be imported: %s" % (who, brief(error)), hint)
+            message = "%s, which cannot be imported: %s" % (who, brief(error))
+            return declined("preload", message, hint)
     return None
 
 
@@ -129,20 +136,28 @@ def version_mismatch(theirs):
     return declined("version", "%s, and was spoken to in %s" % (ours, theirs))
 
 
+PICKLE_REPLY = core.to_json({"encoding": "pickle", "python": core.PYTHON_MINOR})
+
+
 # Large payloads: sealed memory beside the frame
 
 
-def digest_large(payload):
+def large_sha256():
     try:
         from hashlib import sha256  # OpenSSL's is several times faster, and loads in 3 ms
     except (ImportError, OSError):
-        sha256 = core.sha256
-    return sha256(payload).digest()
+        return core.sha256()
+    return sha256()
 
 
-def receive_sealed(fd, size):
-    """Takes the descriptor that comes with the carrier byte and reads what it holds."""
-    import fcntl
+def digest_large(payload):
+    hashed = large_sha256()
+    hashed.update(payload)
+    return hashed.digest()
+
+
+def receive_descriptor(fd):
+    """Takes the descriptor that comes with the carrier byte."""
     import _socket
 
     connection = _socket.socket(fileno=fd)
@@ -153,37 +168,69 @@ def receive_sealed(fd, size):
         connection.detach()
     if not data or not ancillary or len(ancillary[0][2]) < 4:
         core.leave(core.EXIT_PROTOCOL)
-    sealed = int.from_bytes(ancillary[0][2][:4], sys.byteorder)
+    return int.from_bytes(ancillary[0][2][:4], sys.byteorder)
+
+
+def map_sealed(sealed, size):
+    """Returns what a sealed memfd holds, mapped and not copied, and closes it.
+
+    Nobody can change it any more, so what was verified is what is used.
+    """
+    import fcntl
+    import mmap
+
     try:
         seals = fcntl.fcntl(sealed, F_GET_SEALS)
         if seals & SEALS_NEEDED != SEALS_NEEDED or os.fstat(sealed).st_size != size:
             core.leave(core.EXIT_PROTOCOL)
-        pieces, offset = [], 0
-        while offset < size:
-            pieces.append(os.pread(sealed, size - offset, offset))
-            offset += len(pieces[-1])
+        if not size:
+            return b""
+        # Private, because Linux before 6.7 refuses shared mappings of what is sealed against
+        # writing; populated, because every page is about to be hashed.
+        flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_POPULATE", 0x8000)
+        return memoryview(mmap.mmap(sealed, size, flags, mmap.PROT_READ))
     finally:
         os.close(sealed)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def seal(payload):
-    """Returns a sealed memfd that holds `payload`, or None where none can be had."""
+def pack(payload):
+    """Returns a descriptor or None, the payload if it travels inline, its size and its digest."""
+    pieces = payload if type(payload) is list else [payload]
+    size = sum(map(len, pieces))
+    hashed = large_sha256()
+    sealed = make_memory() if size >= core.DESCRIPTOR_BYTES_MIN else None
+    if sealed is None:
+        payload = b"".join(pieces)
+        hashed.update(payload)
+        return None, payload, size, hashed.digest()
     try:
-        import fcntl
+        for piece in pieces:
+            for at in range(0, len(piece), PIECE_BYTES):
+                part = memoryview(piece)[at : at + PIECE_BYTES]
+                hashed.update(part)
+                while part:
+                    part = part[os.write(sealed, part) :]
+        seal(sealed)
+    except OSError:  # no memory left for it
+        os.close(sealed)
+        core.leave(core.EXIT_PROTOCOL)
+    return sealed, b"", size, hashed.digest()
 
-        sealed = os.memfd_create("result", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+def make_memory():
+    """Returns a memfd, or None where none can be had."""
+    try:
+        import fcntl  # without it nothing can be sealed
+
+        return os.memfd_create("result", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except (ImportError, AttributeError, OSError):
         return None
-    try:
-        rest = memoryview(payload)
-        while rest:
-            rest = rest[os.write(sealed, rest) :]
-        fcntl.fcntl(sealed, F_ADD_SEALS, SEALS)
-    except OSError:
-        os.close(sealed)
-        return None
-    return sealed
+
+
+def seal(memory):
+    import fcntl
+
+    fcntl.fcntl(memory, F_ADD_SEALS, SEALS)
 
 
 def send_sealed(fd, sealed):
@@ -221,20 +268,167 @@ def no_function(function, name):
     raise declined("no_function", "%s has no function `%s`" % (function.file_name, name), hint)
 
 
-def unpickle(payload, python):
-    """Returns the arguments; the payload has been verified."""
-    if python != core.PYTHON_MINOR:
-        message = "the arguments were pickled by Python %s and this is Python %s"
-        hint = "use an environment with Python %s, or pass arguments that are JSON" % python
-        raise declined("python_mismatch", message % (python, core.PYTHON_MINOR), hint)
-    try:
-        from _pickle import loads
+loads = dumps = None
 
-        positional, named = loads(payload)
-        return tuple(positional), dict(named)
+
+def load_pickler():
+    """The C functions under `pickle`: the package around them imports `re`."""
+    global loads, dumps
+    try:
+        from _pickle import dumps, loads
+    except ImportError:
+        from pickle import dumps, loads
+    return loads
+
+
+def check_python(python, what):
+    """Refuses pickles of another Python: code in them would crash this one."""
+    if python != core.PYTHON_MINOR:
+        message = "%s pickled by Python %s and this is Python %s"
+        hint = "use an environment with Python %s, or pass arguments that are JSON" % python
+        message %= (what, python, core.PYTHON_MINOR)
+        raise declined("python_mismatch", message, hint)
+
+
+def unpickle(payload, metadata):
+    """Returns the arguments; the payload has been verified."""
+    check_python(metadata["python"], "the arguments were")
+    try:
+        if "buffers" in metadata:
+            payload, buffers = split_buffers(payload, metadata["buffers"])
+            positional, named = (loads or load_pickler())(payload, buffers=buffers)
+        else:
+            positional, named = (loads or load_pickler())(payload)
+        return positional, named
     except BaseException as error:
         message = "unpickling the arguments raised " + brief(error)
         raise declined("arguments_undecodable", message)
+
+
+def split_buffers(payload, places):
+    """Returns the pickle and its out-of-band buffers, read-only and not copied."""
+    payload = memoryview(payload)
+    buffers, end = [], None
+    for offset, size in places:
+        if offset % BUFFER_ALIGNMENT or offset < (end or 0) or offset + size > len(payload):
+            raise ValueError("a buffer is at %d, of %d bytes" % (offset, size))
+        buffers.append(payload[offset : offset + size])
+        end = offset + size
+    return payload[: places[0][0]] if places else payload, buffers
+
+
+def pickle(value):
+    """Returns pieces of a payload, and where its out-of-band buffers lie.
+
+    By cloudpickle, if it is here, what the standard library cannot pickle: what was defined in a
+    function that was itself sent as a pickle.
+    """
+    if dumps is None:
+        load_pickler()
+    buffers = []
+    try:
+        head = dumps(value, 5, buffer_callback=buffers.append)
+        if not buffers:
+            return head, buffers
+        dump = dumps
+    except Exception:
+        cloudpickle = sys.modules.get("cloudpickle")
+        if cloudpickle is None:
+            raise
+        dump = cloudpickle.dumps
+    del buffers[:]
+
+    def keep_apart(buffer):
+        try:
+            raw = buffer.raw()
+        except BufferError:  # not contiguous
+            return True
+        if len(raw) < BUFFER_BYTES_MIN or len(buffers) >= BUFFERS_MAX:
+            return True
+        buffers.append(raw)
+        return False
+
+    head = dump(value, 5, buffer_callback=keep_apart)
+    pieces, places, end = [head], [], len(head)
+    for raw in buffers:
+        gap = -end % BUFFER_ALIGNMENT
+        pieces += (bytes(gap), raw)
+        places.append([end + gap, len(raw)])
+        end += gap + len(raw)
+    return (head if not buffers else pieces), places
+
+
+class Pickled:
+    """A function that came as a pickle. It is undone when it is first called."""
+
+    source = None
+
+    def __init__(self, metadata, payload):
+        self.python, self.payload = metadata["python"], payload
+        self.file_name = metadata.get("file_name", "")
+        self.called = None
+
+    def find(self, call):
+        if self.called is None:
+            # The same bytes may have come from clients of several Pythons: this call's counts.
+            check_python(call.get("python", self.python), "the function was")
+            try:
+                self.called = (loads or load_pickler())(self.payload)
+            except BaseException as error:
+                hint = ""
+                if isinstance(error, ImportError):
+                    hint = "the image lacks a module that the function needs"
+                message = "unpickling the function raised " + brief(error)
+                raise declined("function_undecodable", message, hint)
+        if not callable(self.called):
+            message = "what was sent as a function is a value of type %s"
+            raise declined("not_callable", message % type(self.called))
+        return self.called
+
+
+# Modules that the owner brings
+
+
+class Modules:
+    """Finds and loads the modules that the owner has sent, before any of the image's."""
+
+    def __init__(self, sources):
+        self.sources = sources
+
+    def find_spec(self, name, path=None, target=None):
+        base = name.replace(".", "/")
+        for file, is_package in ((base + "/__init__.py", True), (base + ".py", False)):
+            if file in self.sources:
+                spec = type(sys.__spec__)(name, self, origin=file, is_package=is_package)
+                spec.has_location = True
+                return spec
+        return None
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        file = module.__spec__.origin
+        exec(compile(self.sources[file], file, "exec", dont_inherit=True), vars(module))
+
+    def get_source(self, name):
+        """Asked by `linecache`, for tracebacks."""
+        spec = self.find_spec(name)
+        return spec and self.sources[spec.origin]
+
+
+def take_modules(payload):
+    """Puts the owner's modules in the place of those that this image may have."""
+    finder = Modules(core.from_json(bytes(payload)))
+    sys.meta_path[:] = [finder] + [it for it in sys.meta_path if type(it) is not Modules]
+    tops = {file.partition("/")[0].partition(".")[0] for file in finder.sources}
+    for name in [name for name in sys.modules if name.partition(".")[0] in tops]:
+        del sys.modules[name]
+    for name in sorted(tops):
+        try:
+            __import__(name)
+        except BaseException:  # what needs it will say so
+            pass
 
 
 def run_coroutine(coroutine):
@@ -243,20 +437,24 @@ def run_coroutine(coroutine):
     return asyncio.run(coroutine)
 
 
-def encode_otherwise(value, obstacle, exact):
-    """Pickles a result that JSON would not bring back, if the caller takes that (`exact`)."""
+def encode_otherwise(value, obstacle, asked):
+    """Pickles a result that JSON would not bring back, if the caller takes that."""
     message = "the result, of type %s, cannot be serialised: " % type(value).__qualname__
     if type(value).__name__ in ("generator", "async_generator"):
         hint = "return list(...) of it"
         raise declined("result_not_serialisable", message + "a generator has no value", hint)
-    if exact:
+    if "pickle" in asked["accepts"]:
+        metadata = {"encoding": "pickle", "python": core.PYTHON_MINOR}
         try:
-            from _pickle import dumps
-
-            metadata = {"encoding": "pickle", "python": core.PYTHON_MINOR}
-            return core.to_json(metadata), dumps(value, 4)
+            payload, places = pickle(value)
         except BaseException as error:
             raise declined("result_not_serialisable", message + "pickling raised " + brief(error))
+        size = len(payload)
+        if places:
+            metadata["buffers"], size = places, sum(places[-1])
+        if size > asked["result_bytes_max"]:
+            result_too_large(size, asked["result_bytes_max"])
+        return core.to_json(metadata) if places else PICKLE_REPLY, payload
     if isinstance(obstacle, UnicodeEncodeError):
         obstacle = SURROGATE
     elif isinstance(obstacle, ValueError):
@@ -295,7 +493,7 @@ def own_traceback(error):
     frames = error.__traceback__
     while frames is not None:
         file = frames.tb_frame.f_code.co_filename
-        if file not in (core.WORKER_FILE, RARE_FILE) and os.path.dirname(file) != asyncio:
+        if file not in (core.WORKER_FILE, THIS_FILE) and os.path.dirname(file) != asyncio:
             return frames
         frames = frames.tb_next
     return None
@@ -306,9 +504,10 @@ def format_traceback(error, function):
     import linecache
     import traceback
 
-    lines = decode_source(function.source).splitlines(True)
-    # A time of None keeps linecache from looking for the file on disk.
-    linecache.cache[function.file_name] = (len(function.source), None, lines, function.file_name)
+    if function.source is not None:
+        lines, size = decode_source(function.source).splitlines(True), len(function.source)
+        # A time of None keeps linecache from looking for the file on disk.
+        linecache.cache[function.file_name] = (size, None, lines, function.file_name)
     frames = own_traceback(error)
     depth, deepest = 0, frames
     while deepest is not None:
@@ -330,7 +529,7 @@ def exit_code_of(error):
     return error.code & 0xFF if isinstance(error.code, int) else 1
 
 
-def explain(error, function):
+def explain(error, function, pickles):
     """Returns what the owner is told of an exception that left the function."""
     kind = type(error)
     name = kind.__qualname__
@@ -345,7 +544,25 @@ def explain(error, function):
         fields["exit_code"] = exit_code_of(error)
     if isinstance(error, ModuleNotFoundError) and isinstance(error.name, str):
         fields["missing_module"] = shorten(error.name, MESSAGE_CHARACTERS_MAX)
+    if pickles:
+        add_pickled(fields, error)
     return fields
+
+
+def add_pickled(fields, error):
+    """Adds the exception itself, if it can be pickled and there is room for it."""
+    from binascii import b2a_base64
+
+    try:
+        pieces, places = pickle(error)
+    except BaseException:  # what it holds cannot be sent; its text can
+        return
+    if places or len(pieces) > EXCEPTION_BYTES_MAX:
+        return
+    digits = b2a_base64(pieces, newline=False).decode()
+    whole = dict(fields, pickle=digits, python=core.PYTHON_MINOR)
+    if len(core.to_json(whole, "replace")) <= ERROR_BYTES_MAX:
+        fields.update(whole)
 
 
 def leave_child(error, function):

@@ -36,6 +36,8 @@ use replies::{from_json, read_corrupt, read_hello, read_result};
 pub const WORKER: &str = include_str!("../worker.py");
 /// `worker_rare.py`, which `worker.py` looks for in its own directory.
 pub const WORKER_RARE: &str = include_str!("../worker_rare.py");
+/// `worker_warm.py`, which it looks for there too.
+pub const WORKER_WARM: &str = include_str!("../worker_warm.py");
 /// The descriptor on which the worker expects the connection.
 pub const WORKER_FD: i32 = 3;
 /// What the interpreter is started with, before the path of `worker.py`.

@@ -31,7 +31,7 @@ pub use doctor::{Finding, doctor};
 
 pub use exchange::{
     Answer, Assembler, Declined, ERROR_BYTES_MAX, Exchange, ExchangeError, Interpreter, Raised,
-    Reason, Received, Side, WORKER, WORKER_FD, WORKER_FLAGS, WORKER_RARE, Wanted,
+    Reason, Received, Side, WORKER, WORKER_FD, WORKER_FLAGS, WORKER_RARE, WORKER_WARM, Wanted,
 };
 pub use frame::{
     Carriage, DESCRIPTOR_BYTES_MIN, FrameError, HEADER_BYTES, Header, Kind, MAGIC,

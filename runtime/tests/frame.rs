@@ -42,7 +42,7 @@ impl Golden {
                 });
             }
         }
-        assert!(all.len() >= 19, "golden frames are missing");
+        assert!(all.len() >= 28, "golden frames are missing");
         all
     }
 
@@ -141,7 +141,17 @@ fn reads_golden_frames_and_finds_the_damage_in_damaged_ones() {
 /// The worker reads and writes the same golden frames, and holds against damage.
 #[test]
 fn worker_agrees_about_frames() {
-    let script = repository().join("tests/protocol/test_frames.py");
+    run_python("test_frames.py");
+}
+
+/// Pickles, modules, buffers, exceptions, and a process for each call, with a real worker.
+#[test]
+fn warm_worker_keeps_the_protocol() {
+    run_python("test_warm.py");
+}
+
+fn run_python(name: &str) {
+    let script = repository().join("tests/protocol").join(name);
     let run = Command::new("/usr/bin/python3").arg("-B").arg(script).output().unwrap();
     let said = String::from_utf8_lossy(&run.stderr);
     assert!(run.status.success() && said.contains("\nOK"), "{said}");

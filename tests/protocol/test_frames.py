@@ -8,6 +8,7 @@ import array
 import ast
 import fcntl
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
@@ -31,7 +32,7 @@ def load_worker():
 worker = load_worker()
 
 
-def connect():
+def connect(warm=False):
     """Returns a worker's connection, and the socket of its owner."""
     owner, inherited = socket.socketpair()
     connection = worker.Connection.__new__(worker.Connection)
@@ -39,6 +40,12 @@ def connect():
     connection.inode = os.fstat(connection.fd).st_ino
     connection.keep_open = inherited
     owner.settimeout(20)  # a guard: no test waits for it
+    if warm:
+        connection.handed_on = False
+        connection.__class__ = worker.warm.Buffered
+        connection.begin()
+        inherited.detach()
+        connection.keep_open = connection.socket
     return connection, owner
 
 
@@ -62,8 +69,8 @@ class GoldenFrames(unittest.TestCase):
         ])
 
     def test_worker_reads_them(self):
-        for frame, data in self.frames():
-            connection, owner = connect()
+        for (frame, data), warm in itertools.product(list(self.frames()), (False, True)):
+            connection, owner = connect(warm)
             if frame["carriage"] == "descriptor":
                 owner.sendall(data[:-1])
                 memory = sealed_memory(golden.payload_of(frame))
@@ -81,14 +88,29 @@ class GoldenFrames(unittest.TestCase):
             else:
                 kind, task, metadata, payload = connection.receive()
                 self.assertEqual((frame["kind"], frame["task"]), (kind, task.hex()))
-                self.assertEqual(json.loads(frame["metadata"]), metadata)
+                self.assertEqual(json.loads(frame["metadata"] or "{}"), metadata)
                 self.assertEqual(golden.payload_of(frame), payload)
 
+    def test_warm_worker_reads_them_when_they_come_in_one_piece(self):
+        connection, owner = connect(warm=True)
+        frames = [pair for pair in self.frames() if "detected" not in pair[0]]
+        for frame, data in frames:
+            if frame["carriage"] == "descriptor":
+                memory = sealed_memory(golden.payload_of(frame))
+                rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [memory]))
+                owner.sendmsg([data], [rights])
+                os.close(memory)
+            else:
+                owner.sendall(data)
+        for frame, _ in frames:
+            kind, task, _, payload = connection.receive()
+            self.assertEqual((frame["kind"], frame["task"]), (kind, task.hex()))
+            self.assertEqual(golden.payload_of(frame), payload)
+
     def test_worker_writes_them(self):
-        for frame, data in self.frames():
-            if "detected" in frame:
-                continue
-            connection, owner = connect()
+        frames = [pair for pair in self.frames() if "detected" not in pair[0]]
+        for (frame, data), warm in itertools.product(frames, (False, True)):
+            connection, owner = connect(warm)
             task, metadata = bytes.fromhex(frame["task"]), frame["metadata"].encode()
             connection.send(frame["kind"], task, metadata, golden.payload_of(frame))
             connection.keep_open.close()
@@ -100,10 +122,10 @@ class Damage(unittest.TestCase):
     def test_every_bit_of_header_and_metadata_is_covered(self):
         data = (golden.HERE / "call-json.bin").read_bytes()
         metadata_end = worker.HEADER_BYTES + int.from_bytes(data[24:28], "big")
-        for bit in range(metadata_end * 8):
+        for bit, warm in itertools.product(range(metadata_end * 8), (False, True)):
             changed = bytearray(data)
             changed[bit // 8] ^= 1 << bit % 8
-            connection, owner = connect()
+            connection, owner = connect(warm)
             owner.sendall(changed)
             with self.assertRaises(worker.Reply) as caught:
                 connection.receive()
@@ -115,8 +137,9 @@ class Damage(unittest.TestCase):
 
     def test_stream_goes_on_behind_damaged_metadata_and_payload(self):
         good = (golden.HERE / "call-json.bin").read_bytes()
-        for name in ("damaged-metadata", "damaged-checksum", "damaged-payload"):
-            connection, owner = connect()
+        names = ("damaged-metadata", "damaged-checksum", "damaged-payload")
+        for name, warm in itertools.product(names, (False, True)):
+            connection, owner = connect(warm)
             owner.sendall((golden.HERE / (name + ".bin")).read_bytes() + good)
             with self.assertRaises(worker.Reply):
                 connection.receive()
@@ -230,7 +253,7 @@ class Faithfulness(unittest.TestCase):
 
 class Source(unittest.TestCase):
     def test_python_3_8_can_parse_it(self):
-        for name in ("worker.py", "worker_rare.py"):
+        for name in ("worker.py", "worker_rare.py", "worker_warm.py"):
             ast.parse((RUNTIME / name).read_text(), feature_version=(3, 8))
 
     def test_an_old_python_is_told_so_before_anything_is_imported(self):

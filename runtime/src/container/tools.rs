@@ -17,7 +17,7 @@ use ric_images::Store;
 use super::start::{StartError, prepare};
 use crate::host::{real_path, stamp};
 use crate::native::top::{self, Entry, Tree};
-use crate::{OWN_DIRECTORY, RootSource, Sandbox, WORKER, WORKER_RARE};
+use crate::{OWN_DIRECTORY, RootSource, Sandbox, WORKER, WORKER_RARE, WORKER_WARM};
 
 /// The worker as text.
 const TEXT: &str = "worker.py";
@@ -42,6 +42,7 @@ impl Tools {
         let tree = Tree::from([
             (TEXT.into(), Entry::File(WORKER.into())),
             ("worker_rare.py".into(), Entry::File(WORKER_RARE.into())),
+            ("worker_warm.py".into(), Entry::File(WORKER_WARM.into())),
             ("empty".into(), Entry::Directory),
         ]);
         // With another interpreter at the same path comes another directory.

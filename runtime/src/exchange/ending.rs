@@ -16,6 +16,8 @@ pub enum Answer {
         bytes: Vec<u8>,
         /// Python `major.minor` that made it.
         python: String,
+        /// Where in the bytes its out-of-band buffers lie: offset and length of each.
+        buffers: Vec<[u64; 2]>,
     },
     /// An exception left the function.
     Raised(Raised),

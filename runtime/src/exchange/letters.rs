@@ -90,7 +90,12 @@ pub(super) struct JsonArguments<'a> {
 #[serde(tag = "encoding", rename_all = "lowercase")]
 pub(super) enum ResultMetadata {
     Json,
-    Pickle { python: String },
+    Pickle {
+        python: String,
+        /// Offset and bytes of each out-of-band buffer.
+        #[serde(default)]
+        buffers: Vec<[u64; 2]>,
+    },
 }
 
 /// An exception that left the function, or its import. All text is the function's own.
@@ -107,6 +112,8 @@ pub struct Raised {
     pub exit_code: Option<u8>,
     /// For `ModuleNotFoundError`: the module. The environment lacks it.
     pub missing_module: Option<String>,
+    /// The exception itself, pickled, in base64: for a caller that is Python. Not decoded here.
+    pub pickle: Option<String>,
 }
 
 /// Why a worker did not make a call, or could not hand over its result.
@@ -134,8 +141,12 @@ pub enum Reason {
     NoFunction,
     /// The name is defined and is no function.
     NotCallable,
-    /// The arguments were pickled by another minor version of Python.
+    /// The function or the arguments were pickled by another minor version of Python.
     PythonMismatch,
+    /// The template of a container cannot fork safely.
+    NotForkable,
+    /// The function cannot be unpickled here.
+    FunctionUndecodable,
     /// The arguments cannot be unpickled here.
     ArgumentsUndecodable,
     /// The function returned what neither side can send.
