@@ -106,7 +106,7 @@ except (ImportError, TypeError):  # not CPython, or one newer than this file
 
 def from_json(data):
     """Parses one JSON value. Anything else raises ValueError or StopIteration."""
-    text = data.decode().strip(" \t\r\n")
+    text = str(data, "utf-8").strip(" \t\r\n")
     value, end = scan_json(text, 0)
     return value if end == len(text) else refuse(text[end:])
 
