@@ -16,6 +16,7 @@ mod message;
 mod monitor;
 mod program;
 mod protocol;
+mod reset;
 mod sandbox;
 mod steps;
 mod supervise;

@@ -28,6 +28,9 @@ pub const SIGNAL: u64 = 5;
 pub const FETCH: u64 = 6;
 /// Owner to init: as [`RUN`], and end when [`EXITED`] has been sent.
 pub const RUN_LAST: u64 = 7;
+/// Owner to init: end and remove all that tasks have left, but for the program that [`RUN`] started
+/// last, if it still runs; answered by [`RESET_DONE`].
+pub const RESET: u64 = 8;
 
 /// Monitor to owner: `[pid]`; the maps of its user namespace are wanted if the steps say so.
 pub const CLONED: u64 = 16;
@@ -47,6 +50,17 @@ pub const NOT_STARTED: u64 = 21;
 pub const EXITED: u64 = 22;
 /// Init to owner: `[errno]` and, if it is 0, a descriptor of the file that was asked for.
 pub const FILE: u64 = 23;
+/// Init to owner: `[what is left]`: [`LEFT_NOTHING`], or the container is not to be used again.
+pub const RESET_DONE: u64 = 24;
+
+/// [`RESET_DONE`]: nothing.
+pub const LEFT_NOTHING: u64 = 0;
+/// [`RESET_DONE`]: processes.
+pub const LEFT_PROCESSES: u64 = 1;
+/// [`RESET_DONE`]: files.
+pub const LEFT_FILES: u64 = 2;
+/// [`RESET_DONE`]: shared memory, semaphores or queues of System V.
+pub const LEFT_SYSTEM_V: u64 = 3;
 
 /// [`NOT_STARTED`]: copying an input; the number after `exists` is which.
 pub const STAGE_INPUT: u64 = 1;
@@ -134,6 +148,9 @@ pub const STEP_READY: u64 = 25;
 pub const BIND_DEVICE: u64 = 1;
 /// [`STEP_BIND`]: the source must be this inode.
 pub const BIND_INODE: u64 = 2;
+
+/// Hold on to the POSIX message queues, which can be found nowhere else.
+pub const STEP_QUEUES: u64 = 30;
 
 /// Monitor: attach the BPF program `text 1` to the devices of the version 2 cgroup `text 0`.
 pub const STEP_CGROUP_DEVICES: u64 = 26;

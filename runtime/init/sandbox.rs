@@ -16,6 +16,8 @@ struct Box {
     root: i32,
     /// Who lets go of the old root; 0: nobody.
     detacher: i32,
+    /// The message queues; -1: the kernel has none.
+    queues: i32,
     /// `/dev/null` of the machine, once something is hidden behind it; else -1.
     null: i32,
 }
@@ -23,7 +25,7 @@ struct Box {
 /// Carries out all steps after the one with number `clone`, in the order in which they were
 /// planned.
 pub fn build(start: &Start, clone: u64) -> ! {
-    let mut state = Box { control: start.fds[0], root: -1, detacher: 0, null: -1 };
+    let mut state = Box { control: start.fds[0], root: -1, detacher: 0, queues: -1, null: -1 };
     wait_for_maps(&state, start);
     for step in Steps::new(start.steps).skip(clone as usize + 1) {
         if let Err(errno) = carry_out(&mut state, &step, start) {
@@ -31,7 +33,7 @@ pub fn build(start: &Start, clone: u64) -> ! {
             sys::exit(1);
         }
     }
-    supervise::run(keep_only(state.control))
+    supervise::run(keep_only(&state))
 }
 
 /// Waits until this process has its ids, and the trees have theirs: what is read is the errno.
@@ -53,15 +55,35 @@ fn wait_for_maps(state: &Box, start: &Start) {
 }
 
 /// Moves the control socket to descriptors 0 to 3, so that none that is received later is one of
-/// those a task's own go to, and closes all others.
-fn keep_only(control: i32) -> i32 {
+/// those a task's own go to, the queues to [`QUEUES`], and closes all others.
+fn keep_only(state: &Box) -> i32 {
     for fd in 0..4 {
-        if fd != control {
-            let _ = sys::dup_to(control, fd, sys::O_CLOEXEC);
+        if fd != state.control {
+            let _ = sys::dup_to(state.control, fd, sys::O_CLOEXEC);
         }
     }
-    let _ = sys::close_range(4, i32::MAX);
+    let kept = sys::dup_to(state.queues, QUEUES, sys::O_CLOEXEC).is_ok();
+    let _ = sys::close_range(QUEUES + i32::from(kept), i32::MAX);
     0
+}
+
+/// Where the message queues are for [`crate::reset`], if there are some.
+pub const QUEUES: i32 = 4;
+
+/// Queues are files of a file system that needs no place to be used: `mq_open(3)` finds them by the
+/// IPC namespace. Mounted nowhere, so that tasks see what they always do.
+fn hold_queues(state: &mut Box) -> sys::Result<()> {
+    let fs = match sys::fsopen(c"mqueue") {
+        Err(sys::ENODEV) => return Ok(()),
+        opened => opened?,
+    };
+    sys::fsconfig_create(fs)?;
+    let mounted = sys::fsmount(fs, 0)?;
+    sys::close(fs);
+    // Above what [`keep_only`] puts others on.
+    state.queues = sys::dup_above(mounted, QUEUES + 1)?;
+    sys::close(mounted);
+    Ok(())
 }
 
 fn carry_out(state: &mut Box, step: &Step, start: &Start) -> sys::Result<()> {
@@ -81,6 +103,7 @@ fn carry_out(state: &mut Box, step: &Step, start: &Start) -> sys::Result<()> {
         STEP_HOSTNAME => sys::sethostname(step.string(0)).map(drop),
         STEP_LOOPBACK => loopback_up(),
         STEP_RLIMIT => set_limit(numbers),
+        STEP_QUEUES => hold_queues(state),
         STEP_BOUND => bound(numbers[0]),
         STEP_IDS => become_ids(step),
         STEP_DROP => drop_privileges(numbers[0]),

@@ -4,6 +4,7 @@ use core::ffi::CStr;
 
 use crate::message::{Message, send, send_with};
 use crate::protocol::*;
+use crate::reset::{self, Before};
 use crate::{program, sys};
 
 /// Runs until the control socket ends: the end of it is the end of the owner, and of everything.
@@ -12,6 +13,7 @@ pub fn run(control: i32) -> ! {
     let Ok(children) = sys::child_signals() else { sys::exit(1) };
     let mut task = None;
     let mut last = false;
+    let mut before = None;
     loop {
         let mut fds = [
             sys::Poll { fd: control, events: sys::POLLIN, happened: 0 },
@@ -20,9 +22,9 @@ pub fn run(control: i32) -> ! {
         let _ = sys::poll(&mut fds, -1);
         if fds[1].happened != 0 {
             let _ = sys::read(children, &mut [0; 128]);
-            let before = task;
+            let running = task.is_some();
             task = reap(control, task);
-            if last && before.is_some() && task.is_none() {
+            if last && running && task.is_none() {
                 sys::exit(0);
             }
         }
@@ -32,6 +34,7 @@ pub fn run(control: i32) -> ! {
         match Message::receive(control) {
             Some(message) if matches!(message.kind, RUN | RUN_LAST) && task.is_none() => {
                 last = message.kind == RUN_LAST;
+                before = before.or_else(|| (!last).then(Before::look));
                 task = program::start(control, &message);
             }
             Some(message) if message.kind == SIGNAL => {
@@ -40,6 +43,14 @@ pub fn run(control: i32) -> ! {
                 }
             }
             Some(message) if message.kind == FETCH => fetch(control, &message),
+            Some(message) if message.kind == RESET => {
+                let template = task.unwrap_or(0);
+                // Of a container in which nothing has run nothing is known either.
+                let left = before.map_or(LEFT_FILES, |before| {
+                    reset::reset(template, &before, || task = reap(control, task))
+                });
+                send(control, RESET_DONE, [left, 0, 0]);
+            }
             _ => sys::exit(0),
         }
     }

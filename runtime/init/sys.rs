@@ -14,12 +14,15 @@ pub type Result<T> = core::result::Result<T, i32>;
 pub const ENOENT: i32 = 2;
 pub const EINTR: i32 = 4;
 pub const EIO: i32 = 5;
+pub const EBADF: i32 = 9;
 pub const ECHILD: i32 = 10;
 pub const EACCES: i32 = 13;
 pub const EBUSY: i32 = 16;
+pub const EISDIR: i32 = 21;
 pub const ENODEV: i32 = 19;
 pub const ENOTDIR: i32 = 20;
 pub const EINVAL: i32 = 22;
+pub const EOPNOTSUPP: i32 = 95;
 pub const ESTALE: i32 = 116;
 
 pub const O_WRONLY: u64 = 0o1;
@@ -35,10 +38,12 @@ pub const O_PATH: u64 = 0o10000000;
 
 pub const AT_FDCWD: i32 = -100;
 pub const AT_EMPTY_PATH: u64 = 0x1000;
+pub const AT_REMOVEDIR: u64 = 0x200;
 pub const AT_RECURSIVE: u64 = 0x8000;
 pub const OPEN_TREE_CLONE: u64 = 1;
 pub const MOVE_MOUNT_F_EMPTY_PATH: u64 = 0x4;
 pub const MOVE_MOUNT_T_EMPTY_PATH: u64 = 0x40;
+pub const RESOLVE_NO_XDEV: u64 = 0x01;
 pub const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
 pub const RESOLVE_NO_SYMLINKS: u64 = 0x04;
 pub const RESOLVE_BENEATH: u64 = 0x08;
@@ -51,6 +56,8 @@ pub const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 pub const SIGKILL: i32 = 9;
 pub const SIGCHLD: i32 = 17;
+pub const SIGCONT: i32 = 18;
+pub const SIGSTOP: i32 = 19;
 pub const POLLIN: i16 = 1;
 
 pub const S_IFMT: u32 = 0o170000;
@@ -158,6 +165,42 @@ pub fn mkdir(path: &CStr, mode: u32) -> Result<usize> {
 
 pub fn rmdir(path: &CStr) -> Result<usize> {
     with_path(84, 0, path, [0; 5])
+}
+
+/// Removes a file, or a directory with `AT_REMOVEDIR`.
+pub fn unlink_at(directory: i32, name: &CStr, flags: u64) -> Result<usize> {
+    with_path(263, 1, name, [directory as isize as usize, 0, flags as usize, 0, 0])
+}
+
+/// `fchmodat(2)`: follows links.
+pub fn chmod_at(directory: i32, name: &CStr, mode: u32) -> Result<usize> {
+    with_path(268, 1, name, [directory as isize as usize, 0, mode as usize, 0, 0])
+}
+
+/// Entries of a directory, `getdents64(2)`, written to `into`: their bytes, 0 at the end.
+pub fn list(directory: i32, into: &mut [u8]) -> Result<usize> {
+    // SAFETY: the kernel writes at most `into.len()` bytes to `into`.
+    unsafe { raw(217, [directory as usize, into.as_mut_ptr() as usize, into.len(), 0, 0, 0]) }
+}
+
+/// Goes back to the beginning of a directory.
+pub fn rewind(directory: i32) -> Result<usize> {
+    plain(8, [directory as usize, 0, 0, 0, 0])
+}
+
+/// Whether a file has extended attributes that its owner can set, or more than can be looked at:
+/// `user.` and access control lists, xattr(7).
+pub fn has_user_attributes(fd: i32) -> bool {
+    let mut names = [0_u8; 1024];
+    // SAFETY: the kernel writes at most `names.len()` bytes to `names`.
+    let listed =
+        unsafe { raw(196, [fd as usize, names.as_mut_ptr() as usize, names.len(), 0, 0, 0]) };
+    let owners = |name: &[u8]| name.starts_with(b"user.") || name.starts_with(b"system.posix_acl");
+    match listed {
+        Ok(bytes) => names[..bytes].split(|byte| *byte == 0).any(owners),
+        Err(EOPNOTSUPP) => false,
+        Err(_) => true,
+    }
 }
 
 pub fn sethostname(name: &CStr) -> Result<usize> {

@@ -20,8 +20,10 @@ mod needs;
 mod peers;
 mod person;
 mod posture;
+mod warm_owner;
 mod world;
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -37,6 +39,15 @@ fn main() -> ExitCode {
     let always = Arc::new(AtomicBool::new(true));
     signal_hook::flag::register_conditional_shutdown(SIGINT, 130, always)
         .expect("a handler of SIGINT can always be set");
+    if let Some(store) = world::variable(warm_owner::SET) {
+        return match warm_owner::run(store.into()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                let _ = writeln!(std::io::stderr(), "{error:?}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let arguments = Arguments::from_args();
     let world = match World::new() {
         Ok(world) => Arc::new(world),

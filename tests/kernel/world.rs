@@ -147,6 +147,6 @@ pub(crate) fn become_person(person: Person, groups: &[u32]) -> Vec<String> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the variables that steer the harness")]
-fn variable(name: &str) -> Option<String> {
+pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }

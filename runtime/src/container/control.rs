@@ -86,7 +86,7 @@ pub enum Leftover {
     /// Files in one of the directories that a task can write to.
     Files,
     /// Shared memory, semaphores or queues of System V.
-    SharedMemory,
+    SystemV,
     /// Something of a kind that is not known here.
     Other,
 }
@@ -96,7 +96,7 @@ impl fmt::Display for Leftover {
         formatter.write_str(match self {
             Leftover::Processes => "processes",
             Leftover::Files => "files",
-            Leftover::SharedMemory => "System V shared memory, semaphores or queues",
+            Leftover::SystemV => "System V shared memory, semaphores or queues",
             Leftover::Other => "something",
         })
     }
@@ -153,6 +153,15 @@ impl Container {
     /// What `sendmsg(2)` says; an init that has ended is none, [`hear`](Self::hear) tells of it.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
         self.tell(protocol::SIGNAL, signal.unsigned_abs().into())
+    }
+
+    /// Has init end and remove all that tasks have left, but for the worker itself if it still
+    /// runs; the answer is [`Event::Reset`]. Mounts that were granted stay as they are.
+    ///
+    /// # Errors
+    /// As [`signal`](Self::signal).
+    pub fn begin_reset(&self) -> io::Result<()> {
+        self.tell(protocol::RESET, 0)
     }
 
     /// Ends the container, and does not wait: [`ended_fd`](Self::ended_fd) becomes readable.
@@ -221,8 +230,19 @@ fn event(message: Option<monitor::Message>) -> Event {
             let [_, cpu_us, largest_kib, ..] = message.numbers;
             Event::Exited(Exited { wait_status: number(0), cpu_us, largest_kib })
         }
+        protocol::RESET_DONE => Event::Reset(residue(message.numbers[0])),
         protocol::TERMINAL => message.fd.map_or(Event::Ended, Event::Terminal),
         _ => Event::Ended,
+    }
+}
+
+fn residue(left: u64) -> Residue {
+    match left {
+        protocol::LEFT_NOTHING => Residue::Clean,
+        protocol::LEFT_PROCESSES => Residue::Dirty(Leftover::Processes),
+        protocol::LEFT_FILES => Residue::Dirty(Leftover::Files),
+        protocol::LEFT_SYSTEM_V => Residue::Dirty(Leftover::SystemV),
+        _ => Residue::Dirty(Leftover::Other),
     }
 }
 

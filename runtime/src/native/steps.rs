@@ -208,6 +208,11 @@ impl Step {
         Step::new(p::STEP_LOOPBACK, "ioctl(2) SIOCSIFFLAGS on lo".into())
     }
 
+    /// Holds on to the POSIX message queues, for when they are to be removed.
+    pub(crate) fn queues() -> Step {
+        Step::new(p::STEP_QUEUES, "fsmount(2) of mqueue".into())
+    }
+
     /// Sets a resource limit.
     pub(crate) fn rlimit(name: &str, resource: u64, soft: u64, hard: u64) -> Step {
         Step::new(p::STEP_RLIMIT, format!("prlimit(2) of {name} to {soft} and {hard}"))

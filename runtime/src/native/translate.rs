@@ -321,6 +321,9 @@ fn process_steps(spec: &oci::Spec, setting: &Setting<'_>) -> Vec<Step> {
         let (name, resource) = resource(limit.typ());
         steps.push(Step::rlimit(name, resource, limit.soft(), limit.hard()));
     }
+    if is_readonly(spec) {
+        steps.push(Step::queues());
+    }
     let kept = kept_capabilities(process);
     steps.push(Step::bound(kept));
     let user = process.user();

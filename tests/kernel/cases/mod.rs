@@ -16,6 +16,7 @@ mod posture;
 mod refusals;
 mod registries;
 mod root_files;
+mod warm;
 
 use crate::case::Case;
 
@@ -29,6 +30,7 @@ pub(crate) fn all() -> Vec<Case> {
         limits::cases(),
         builds::cases(),
         calls::cases(),
+        warm::cases(),
         environments::cases(),
         refusals::cases(),
         root_files::cases(),
