@@ -3,6 +3,7 @@
 //! Nothing here opens a file, asks the kernel or reads the environment, so a command line can be
 //! judged without side effects. [`crate::task`] turns it into a task.
 
+mod daemon;
 mod environments;
 mod images;
 mod sandbox;
@@ -11,6 +12,7 @@ mod verbs;
 
 use clap::{Parser, Subcommand};
 
+pub(crate) use daemon::{PsArgs, ServeArgs, StopArgs};
 pub(crate) use environments::{
     EnvironmentsArgs, EnvironmentsListArgs, EnvironmentsShowArgs, EnvironmentsVerb,
 };
@@ -67,6 +69,9 @@ pub(crate) enum Verb {
     Policy(PolicyArgs),
     Images(ImagesArgs),
     Environments(EnvironmentsArgs),
+    Serve(ServeArgs),
+    Ps(PsArgs),
+    Stop(StopArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
     #[command(hide = true)]
@@ -100,7 +105,9 @@ impl Verb {
                 EnvironmentsVerb::List(args) => args.json,
                 EnvironmentsVerb::Show(args) => args.json,
             },
-            Self::Completions(_) | Self::Man(_) | Self::Changes(_) => false,
+            Self::Ps(args) => args.json,
+            Self::Stop(args) => args.json,
+            Self::Serve(_) | Self::Completions(_) | Self::Man(_) | Self::Changes(_) => false,
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::args::CallArgs;
 use crate::failure::{Failure, printable};
 use crate::run::{answer_json, carry_out, exit_code, tell};
 use crate::session::{self, Session};
+use crate::warm::Daemon;
 use crate::{environments, task};
 
 /// Exit code of a function that raised, or whose result cannot be shown: Python's own.
@@ -25,7 +26,12 @@ pub(crate) fn call(mut args: CallArgs) -> Result<Answer, Failure> {
     let environment = environments::apply(&mut args.sandbox, &policy)?;
     let store = args.sandbox.store.clone();
     let function = args.function.name.clone();
+    let daemon = Daemon::wanted(&args);
     let (task, descriptors) = task::call(args, environment)?;
+    if let Some(outcome) = daemon.call(&task, &descriptors, json)? {
+        let outcome = without_pickle(outcome, &function);
+        return Ok(if json { answer_json(&outcome) } else { answer(&outcome) });
+    }
     let mut session = Session::open(policy, &task.caller, store.as_deref())?;
     let stderr = io::stderr();
     let printed = if json { Stream::Capture } else { Stream::Inherit(stderr.as_fd()) };

@@ -12,7 +12,7 @@ use crate::args::{EnvironmentsListArgs, EnvironmentsShowArgs, EnvironmentsVerb};
 use crate::failure::{Failure, printable};
 use find::{Found, find, folders, list_files};
 
-pub(crate) use apply::apply;
+pub(crate) use apply::{apply, lay_named, lay_text};
 
 pub(crate) fn environments(verb: EnvironmentsVerb) -> Result<Answer, Failure> {
     match verb {

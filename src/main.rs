@@ -8,6 +8,8 @@ mod task;
 
 mod session;
 
+mod warm;
+
 mod call;
 mod doctor;
 mod environments;
@@ -15,7 +17,10 @@ mod images;
 mod manual;
 mod plan;
 mod policy;
+mod ps;
 mod run;
+mod serve;
+mod stop;
 
 mod machine;
 mod outputs;
@@ -92,6 +97,9 @@ fn dispatch(verb: Verb) -> Result<Answer, Failure> {
         Verb::Policy(args) => policy::policy(args.verb),
         Verb::Images(args) => images::images(args.verb),
         Verb::Environments(args) => environments::environments(args.verb),
+        Verb::Serve(args) => serve::serve(args),
+        Verb::Ps(args) => ps::ps(&args),
+        Verb::Stop(args) => stop::stop(&args),
         Verb::Completions(args) => Ok(manual::completions(args.shell)),
         Verb::Man(args) => manual::write_pages(&args.directory),
         Verb::Changes(args) => images::build::changes::changes(&args),

@@ -6,8 +6,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use ric_images::{CredentialFiles, LocalDocker, Proxies, default_root, is_local_filesystem};
+use ric_runtime::Actor;
 use rustix::fs::Access;
 
+use crate::failure::Failure;
 use crate::machine::MachineSettings;
 
 /// Where a site keeps its environment files, beside its policy.
@@ -118,6 +120,56 @@ fn usual_environments(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBu
 #[expect(clippy::disallowed_methods, reason = "libraries get what the environment says from here")]
 pub(crate) fn machine_settings() -> MachineSettings {
     MachineSettings::read(&|name| std::env::var_os(name), Path::new("/"))
+}
+
+/// Where a daemon of this user listens: at the socket that is named, else where clients look.
+#[expect(clippy::disallowed_methods, reason = "libraries get what the environment says from here")]
+pub(crate) fn serve_socket(named: Option<&Path>, uid: u32) -> Result<PathBuf, Failure> {
+    if let Some(named) = named {
+        return std::path::absolute(named).map_err(|error| {
+            Failure::new(Actor::User, "cannot find the current directory").because(&error)
+        });
+    }
+    let usual = usual_sockets(uid, |name| std::env::var_os(name)).into_iter().find(|path| {
+        // Its directory is made, but not what that is in: a machine without it has another place.
+        path.parent().and_then(Path::parent).is_some_and(Path::is_dir)
+    });
+    usual.ok_or_else(|| {
+        Failure::new(Actor::User, "cannot find a place for the daemon's socket")
+            .cause(format!("neither $XDG_RUNTIME_DIR nor /run/user/{uid} is there"))
+            .hint("name one with `--socket PATH`, in a directory of your own")
+    })
+}
+
+/// Where daemons that this user may ask listen, the first to be tried first.
+#[expect(clippy::disallowed_methods, reason = "libraries get what the environment says from here")]
+pub(crate) fn sockets(named: Option<&Path>) -> Vec<PathBuf> {
+    match named {
+        Some(named) => vec![named.to_owned()],
+        None => {
+            let uid = rustix::process::geteuid().as_raw();
+            let mut sockets = usual_sockets(uid, |name| std::env::var_os(name));
+            sockets.push(PathBuf::from(ROOTS_SOCKET));
+            sockets.dedup();
+            sockets
+        }
+    }
+}
+
+/// Where root's daemon listens.
+const ROOTS_SOCKET: &str = "/run/run-in-container/daemon.sock";
+
+fn usual_sockets(uid: u32, variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let variable = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    if let Some(named) = variable("RUN_IN_CONTAINER_SOCKET") {
+        return vec![named];
+    }
+    if uid == 0 {
+        return vec![PathBuf::from(ROOTS_SOCKET)];
+    }
+    let below = |runtime: PathBuf| runtime.join("run-in-container/daemon.sock");
+    let named = variable("XDG_RUNTIME_DIR").map(below);
+    named.into_iter().chain([below(PathBuf::from(format!("/run/user/{uid}")))]).collect()
 }
 
 /// Whether a store has been made in `root`: an OCI layout has this file (image-spec v1.1,

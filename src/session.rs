@@ -59,8 +59,7 @@ impl Session {
         let mut host = read_host(caller, &policy)?;
         host.own_paths.push(store_root.clone());
         let (registries, credentials) = (registries(&policy), places::credentials());
-        let gids = [&[caller.gid][..], &caller.groups].concat();
-        let asker = Asker { uid: caller.uid, gids };
+        let asker = asker(caller);
         let shifter_folders = policy.images.shifter.iter().map(|folder| folder.value.clone());
         let shifter_folders = shifter_folders.collect();
         let (docker, limits) = (places::docker(), Limits::default());
@@ -96,12 +95,17 @@ impl Session {
 
     /// Decides `task`. What policy does not admit reaches neither network nor disk.
     pub(crate) fn decide(&self, task: &Task) -> Result<Decision, Failure> {
+        self.decide_on(task, &self.host)
+    }
+
+    /// The same, for a caller for whom the machine is another than for this process.
+    pub(crate) fn decide_on(&self, task: &Task, host: &Host) -> Result<Decision, Failure> {
         let task = &Task { image: self.local(&task.image)?, ..task.clone() };
         let attempt = || format!("cannot plan a sandbox for image `{}`", task.image);
         let refused = |refusal| blame::refusal(attempt(), &refusal);
         let admitted = admit(task, &self.policy).map_err(refused)?;
-        let manifest = self.resolve(&admitted.references)?;
-        let plan = ric_runtime::plan(task, &manifest, &self.policy, &self.host);
+        let manifest = self.resolve(&admitted.references, &asker(&task.caller))?;
+        let plan = ric_runtime::plan(task, &manifest, &self.policy, host);
         Ok(Decision { plan: plan.map_err(refused)?, manifest })
     }
 
@@ -116,16 +120,16 @@ impl Session {
         let task = Task::new(caller.clone(), local, WorkAsk::Command(Vec::new()));
         let refused = |refusal| blame::refusal(format!("cannot {verb} image `{image}`"), &refusal);
         let admitted = admit(&task, &self.policy).map_err(refused)?;
-        self.resolve(&admitted.references)
+        self.resolve(&admitted.references, &self.asker)
     }
 
     /// The first of `references` that there is; else why the first one is not. A registry that
     /// gives no answer is not passed over: the next one may hold another image of that name.
-    fn resolve(&self, references: &[Reference]) -> Result<Manifest, Failure> {
+    fn resolve(&self, references: &[Reference], asker: &Asker) -> Result<Manifest, Failure> {
         let mut first_failure = None;
         // A SIF in a registry has to be fetched to know what it is.
         let progress = watched(self.tells_events);
-        let access = self.access(progress.as_ref());
+        let access = self.access(asker, progress.as_ref());
         for reference in references {
             match ric_images::resolve(reference, &access) {
                 Ok(manifest) => return Ok(manifest),
@@ -145,7 +149,19 @@ impl Session {
         form: Form,
         progress: &dyn Progress,
     ) -> Result<Image, Failure> {
-        let access = self.access(progress);
+        let access = self.access(&self.asker, progress);
+        ric_images::ensure(manifest, form, &access).map_err(|error| blame::pull(&error))
+    }
+
+    /// The same, for a caller who may be another than this process.
+    pub(crate) fn ensure_for(
+        &self,
+        caller: &Caller,
+        manifest: &Manifest,
+        form: Form,
+    ) -> Result<Image, Failure> {
+        let asker = asker(caller);
+        let access = self.access(&asker, &ric_images::Silent);
         ric_images::ensure(manifest, form, &access).map_err(|error| blame::pull(&error))
     }
 
@@ -157,7 +173,7 @@ impl Session {
         options: ConvertOptions,
         progress: &dyn Progress,
     ) -> Result<Converted, Failure> {
-        let access = self.access(progress);
+        let access = self.access(&self.asker, progress);
         ric_images::convert(manifest, target, options, &access)
             .map_err(|error| blame::convert(&manifest.reference, target, &error))
     }
@@ -172,6 +188,22 @@ impl Session {
         let store = self.store.as_ref().expect("`make_store` was called before");
         Container::start(&decision.plan.sandbox, image, store, descriptors)
             .map_err(|error| blame::start(&decision.manifest.reference, &error))
+    }
+
+    /// What this machine can do for this process.
+    pub(crate) fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The policy that holds.
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// From now on registries are shown no credentials: those of this process are not those of whom
+    /// it works for.
+    pub(crate) fn forget_credentials(&mut self) {
+        self.credentials = CredentialFiles::default();
     }
 
     /// The store, which [`make_store`](Self::make_store) has made.
@@ -208,7 +240,7 @@ impl Session {
         let task = Task::new(caller.clone(), image.clone(), WorkAsk::Command(Vec::new()));
         let refused = |refusal| blame::refusal(format!("cannot build upon `{image}`"), &refusal);
         let admitted = ric_runtime::admit_base(&task, &self.policy).map_err(refused)?;
-        self.resolve(&admitted.references)
+        self.resolve(&admitted.references, &self.asker)
     }
 
     /// Decides one step of a build.
@@ -241,10 +273,10 @@ impl Session {
         Ok(if is_there { local } else { image.clone() })
     }
 
-    fn access<'a>(&'a self, progress: &'a dyn Progress) -> Access<'a> {
+    fn access<'a>(&'a self, asker: &'a Asker, progress: &'a dyn Progress) -> Access<'a> {
         Access {
             store: self.store.as_ref(),
-            asker: &self.asker,
+            asker,
             registries: &self.registries,
             shifter_folders: &self.shifter_folders,
             credentials: &self.credentials,
@@ -255,6 +287,11 @@ impl Session {
             progress,
         }
     }
+}
+
+/// Who asks, as far as images are concerned.
+fn asker(caller: &Caller) -> Asker {
+    Asker { uid: caller.uid, gids: [&[caller.gid][..], &caller.groups].concat() }
 }
 
 /// How policy and environment want registries to be reached.

@@ -39,6 +39,16 @@ impl AsFd for Wakeup {
     }
 }
 
+impl Wakeup {
+    /// Takes what made it readable, for who polls it again.
+    pub(crate) fn drain(&self) {
+        let mut bytes = [0; 64];
+        while rustix::net::recv(&self.0, &mut bytes, rustix::net::RecvFlags::DONTWAIT)
+            .is_ok_and(|(_, read)| read > 0)
+        {}
+    }
+}
+
 impl Queue {
     /// Takes the next signal, without waiting.
     pub(crate) fn take(&mut self) -> Option<i32> {

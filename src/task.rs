@@ -119,7 +119,10 @@ fn refuse_unknown_wishes(args: &SandboxArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn open_mount(mount: MountPoint, descriptors: &mut Descriptors) -> Result<MountAsk, Failure> {
+pub(crate) fn open_mount(
+    mount: MountPoint,
+    descriptors: &mut Descriptors,
+) -> Result<MountAsk, Failure> {
     let attempt = || format!("cannot mount {}", mount.source.display());
     let user_fault = |error: io::Error| Failure::new(Actor::User, attempt()).because(&error);
     // O_PATH: nothing is read, no device is opened, no FIFO blocks.
@@ -235,7 +238,7 @@ pub(crate) fn read_caller() -> Result<Caller, Failure> {
 
 /// The name of `uid` in `/etc/passwd`. Directory services are not asked: it only makes the
 /// sandbox's own `passwd` nicer, and must not make a start wait for a network.
-fn read_login_name(uid: u32) -> Option<String> {
+pub(crate) fn read_login_name(uid: u32) -> Option<String> {
     let accounts = std::fs::read_to_string("/etc/passwd").ok()?;
     accounts.lines().find_map(|line| {
         let mut fields = line.split(':');

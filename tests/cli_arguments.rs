@@ -4,6 +4,7 @@
 // The whole file is a test; the lints look for `mod tests`.
 #![allow(clippy::tests_outside_test_module, clippy::unwrap_used, clippy::disallowed_methods)]
 
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 fn cli(arguments: &[&str]) -> Output {
@@ -220,4 +221,26 @@ fn a_full_disk_is_told() {
     assert_eq!(output.status.code(), Some(125), "{output:?}");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.contains("cannot write to standard output"), "{stderr}");
+}
+
+/// `examples/systemd/run-in-container.service` starts the daemon as it can be started, at the
+/// socket of `examples/systemd/run-in-container.socket`, where clients look for root's.
+#[test]
+fn systemd_units_say_what_the_program_takes() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/systemd");
+    let value = |file: &str, key: &str| {
+        let text = std::fs::read_to_string(folder.join(file)).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        line.unwrap_or_else(|| panic!("{file} has no {key}")).to_owned()
+    };
+    let start = value("run-in-container.service", "ExecStart");
+    let mut words: Vec<&str> = start.split(' ').skip(1).collect();
+    // Parsed whole, and nothing is begun.
+    words.push("--help");
+    let output = cli(&words);
+    assert!(output.status.success(), "{words:?}: {output:?}");
+    let socket = value("run-in-container.socket", "ListenStream");
+    let output = cli(&["ps"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains(&socket), "clients do not look at {socket}: {said}");
 }

@@ -23,8 +23,9 @@ use crate::{ContainerFacts, Enforced};
 
 pub use control::{Event, Exited, Leftover, NotStarted, Residue, Worker};
 pub use ending::Ending;
+pub(crate) use ending::{Results, answered};
 pub use run::{RunError, Signals};
-pub use start::StartError;
+pub use start::{StartError, enforced};
 pub use streams::{Stream, Streams, Terminal};
 pub use userns::UserNamespace;
 

@@ -12,6 +12,7 @@ mod outgoing;
 mod replies;
 mod sealed;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
@@ -20,10 +21,13 @@ use std::os::unix::net::UnixStream;
 
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recv, recvmsg};
+use sha2::{Digest, Sha256};
 
 pub use assembler::{Assembler, ERROR_BYTES_MAX, Received, Wanted};
 pub use ending::{Answer, ExchangeError, Side};
 pub use letters::{Declined, Interpreter, Raised, Reason};
+pub(crate) use sealed::read_sealed;
+pub use sealed::{memory_file, seal_memory};
 
 use crate::frame::{Kind, NO_TASK, Part, Party, Sha256Digest, TaskId, hex};
 use crate::{Arguments, Bounds, Call, PayloadDigests};
@@ -126,18 +130,11 @@ impl Exchange {
         if !self.is_idle() {
             return Err(broke("has not answered the call before"));
         }
-        let file = to_json(&FunctionMetadata { file_name: &call.file_name })?;
-        let function = encode(Kind::Function, task, &file, &call.source)?;
+        let letter = Letter::new(call, bounds.result_bytes_max, None)?;
+        let function = encode(Kind::Function, task, &letter.function_metadata, &call.source)?;
         let function_sha256 = hex(&function.payload_sha256);
-        let metadata = CallMetadata::new(call, function_sha256.clone(), bounds.result_bytes_max);
-        let metadata = to_json(&metadata)?;
-        let (call, accepts_pickle) = match &call.arguments {
-            Arguments::Json { positional, named } => {
-                let payload = to_json(&JsonArguments { positional, named })?;
-                (encode(Kind::Call, task, &metadata, &payload)?, false)
-            }
-            Arguments::Pickle { bytes, .. } => (encode(Kind::Call, task, &metadata, bytes)?, true),
-        };
+        let accepts_pickle = matches!(call.arguments, Arguments::Pickle { .. });
+        let call = encode(Kind::Call, task, &letter.call_metadata, &letter.arguments)?;
         self.digests = PayloadDigests {
             function_sha256: Some(function_sha256),
             arguments_sha256: Some(hex(&call.payload_sha256)),
@@ -308,6 +305,56 @@ impl Exchange {
             | Kind::Ask
             | Kind::Answer => Err(broke("sent a frame that belongs to no call")),
         }
+    }
+}
+
+/// A call as it travels, to a worker or to a daemon.
+#[derive(Debug)]
+pub(crate) struct Letter<'a> {
+    /// Of FUNCTION, whose payload is the source.
+    pub(crate) function_metadata: Vec<u8>,
+    /// Of CALL.
+    pub(crate) call_metadata: Vec<u8>,
+    /// The payload of CALL.
+    pub(crate) arguments: Cow<'a, [u8]>,
+}
+
+impl<'a> Letter<'a> {
+    /// `pool` is where a daemon shall make the call.
+    pub(crate) fn new(
+        call: &'a Call,
+        result_bytes_max: u64,
+        pool: Option<u64>,
+    ) -> Result<Letter<'a>, ExchangeError> {
+        let function_sha256 = hex(&Sha256::digest(&call.source));
+        let metadata = CallMetadata::new(call, function_sha256, result_bytes_max, pool);
+        Ok(Letter {
+            function_metadata: to_json(&FunctionMetadata { file_name: &call.file_name })?,
+            call_metadata: to_json(&metadata)?,
+            arguments: match &call.arguments {
+                Arguments::Json { positional, named } => {
+                    Cow::Owned(to_json(&JsonArguments { positional, named })?)
+                }
+                Arguments::Pickle { bytes, .. } => Cow::Borrowed(bytes),
+            },
+        })
+    }
+}
+
+/// What a worker's answer to `task` says; its payload has been verified.
+#[expect(clippy::wildcard_enum_match_arm, reason = "every other kind is a breach")]
+pub(crate) fn read_answer(
+    kind: Kind,
+    task: TaskId,
+    metadata: &[u8],
+    payload: Vec<u8>,
+) -> Result<Answer, ExchangeError> {
+    match kind {
+        Kind::Result => read_result(metadata, payload, true),
+        Kind::Error => Ok(Answer::Raised(from_json(&payload)?)),
+        Kind::Declined => Ok(Answer::Declined(from_json(metadata)?)),
+        Kind::Corrupt => Err(read_corrupt(metadata, task, task)),
+        _ => Err(broke("sent a frame that is no answer")),
     }
 }
 

@@ -220,6 +220,17 @@ impl Header {
         Ok(header)
     }
 
+    /// The header of the same payload on its way to another task, with other metadata.
+    ///
+    /// `metadata` has at most [`METADATA_BYTES_MAX`] bytes; more makes a frame that nobody reads.
+    #[must_use]
+    pub fn readdressed(&self, task: TaskId, carriage: Carriage, metadata: &[u8]) -> Header {
+        let metadata_bytes = u32::try_from(metadata.len()).unwrap_or(u32::MAX);
+        let mut header = Header { task, carriage, metadata_bytes, ..self.clone() };
+        header.frame_crc = header.crc_with(metadata);
+        header
+    }
+
     /// Writes the header as it travels.
     #[must_use]
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
@@ -333,7 +344,8 @@ pub fn encode_frame(
 }
 
 /// Writes bytes as lower-case hex digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()

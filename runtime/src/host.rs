@@ -11,7 +11,7 @@ mod shown;
 mod subordinate;
 
 pub use cache::{CACHE_BELIEVED_MAX, HostCache, know_host};
-pub use probe::{ProbeError, Trial, TrialKind, probe_host};
+pub use probe::{ProbeError, Trial, TrialKind, probe_cgroups, probe_host};
 pub(crate) use shown::{read_copied, real_path, stamp};
 
 use std::collections::BTreeMap;

@@ -18,32 +18,38 @@ mod native;
 mod container;
 mod exchange;
 mod frame;
+pub mod wire;
+mod client;
 mod usage;
 mod outcome;
+mod peer;
 mod doctor;
 
 pub use admit::{Admitted, admit};
+pub use client::{CallEnd, Client, ClientError, Ended, Heard, Pool, RanFacts};
 pub use container::{
     Container, Ending, Event, Exited, Leftover, NotStarted, Residue, RunError, Signals, StartError,
-    Stream, Streams, Terminal, UserNamespace, Worker,
+    Stream, Streams, Terminal, UserNamespace, Worker, enforced,
 };
 pub use doctor::{Finding, doctor};
 
 pub use exchange::{
     Answer, Assembler, Declined, ERROR_BYTES_MAX, Exchange, ExchangeError, Interpreter, Raised,
     Reason, Received, Side, WORKER, WORKER_FD, WORKER_FLAGS, WORKER_RARE, WORKER_WARM, Wanted,
+    memory_file, seal_memory,
 };
 pub use frame::{
     Carriage, DESCRIPTOR_BYTES_MIN, FrameError, HEADER_BYTES, Header, Kind, MAGIC,
     METADATA_BYTES_MAX, NO_TASK, PAYLOAD_BYTES_MAX, Part, Party, Sha256Digest, TaskId,
-    VERSION_HIGHEST, VERSION_LOWEST, encode_frame,
+    VERSION_HIGHEST, VERSION_LOWEST, encode_frame, hex,
 };
 pub use host::{
     CACHE_BELIEVED_MAX, CgroupHost, CgroupVersion, Controller, ControllerPlace, Host, HostCache,
-    Probe, ProbeError, SubordinateIds, Trial, TrialKind, know_host, probe_host,
+    Probe, ProbeError, SubordinateIds, Trial, TrialKind, know_host, probe_cgroups, probe_host,
 };
 pub use native::trial::trial;
 pub use outcome::{ContainerFacts, Enforced, Outcome, PayloadDigests, Status, Usage};
+pub use peer::{Peer, read_peer};
 pub use plan::{
     BuildStep, Plan, StepSettings, admit_base, admit_built, build_identities, plan, plan_build,
 };

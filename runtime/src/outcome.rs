@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ric_policies::{EngineName, Protection};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How a task ended. Serialised, it is the object that `--json` prints.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -42,7 +42,7 @@ pub struct Outcome {
 }
 
 /// How a task ended, in one word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// It ended by itself with exit code 0 or a result.
@@ -63,12 +63,14 @@ pub enum Status {
     Corrupt,
     /// The machine or the daemon went away.
     Lost,
+    /// Nothing was queued, because too much is: come back later.
+    Busy,
     /// Ours.
     Error,
 }
 
 /// Whether a protection held, and by what.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Enforced {
     /// By what, as read back.

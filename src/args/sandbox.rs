@@ -142,3 +142,33 @@ pub(crate) struct SandboxArgs {
     #[arg(skip)]
     pub path_first: Vec<PathBuf>,
 }
+
+impl SandboxArgs {
+    /// No flag at all: what is asked for when nothing is.
+    pub(crate) fn nothing() -> SandboxArgs {
+        SandboxArgs {
+            image: Reference::Host,
+            env: None,
+            env_path: Vec::new(),
+            engine: None,
+            policy: Vec::new(),
+            mount: Vec::new(),
+            device: Vec::new(),
+            memory: None,
+            cpus: None,
+            pids: None,
+            timeout: None,
+            network: None,
+            user: None,
+            workdir: None,
+            variable: Vec::new(),
+            secret: Vec::new(),
+            input: Vec::new(),
+            output: Vec::new(),
+            fresh: None,
+            store: None,
+            json: false,
+            path_first: Vec::new(),
+        }
+    }
+}

@@ -37,6 +37,10 @@ pub(crate) struct RunArgs {
 ///
 /// Only the one file travels; the function may import what the image's Python has. What it prints
 /// goes to standard error. A result that is not JSON is an error: this program never unpickles.
+///
+/// Where a daemon is there (`serve`), one of its warm containers is used, with the same answer;
+/// unless the call has `--input`, `--output`, `--policy` or `--store`, which are for a container of
+/// its own.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -45,6 +49,14 @@ Examples:
 pub(crate) struct CallArgs {
     #[command(flatten)]
     pub sandbox: SandboxArgs,
+
+    /// Use a container of its own even where a daemon keeps warm ones
+    #[arg(long)]
+    pub no_daemon: bool,
+
+    /// Socket of the daemon to use [default: yours, else root's, if one is there]
+    #[arg(long, value_name = "PATH", conflicts_with = "no_daemon")]
+    pub socket: Option<PathBuf>,
 
     /// Source file, and the function in it
     #[arg(

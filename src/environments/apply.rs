@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use ric_images::{Environment, Reference};
+use ric_images::{Environment, EnvironmentName, Reference};
 use ric_policies::{Access, Policy};
 use ric_runtime::Actor;
 
@@ -24,11 +24,42 @@ pub(crate) fn apply(
     args: &mut SandboxArgs,
     policy: &Policy,
 ) -> Result<Option<Environment>, Failure> {
-    let Some(name) = &args.env else { return Ok(None) };
+    let Some(name) = args.env.clone() else { return Ok(None) };
+    lay_named(args, &name, policy).map(Some)
+}
+
+/// Lays the environment called `name` under the flags.
+pub(crate) fn lay_named(
+    args: &mut SandboxArgs,
+    name: &EnvironmentName,
+    policy: &Policy,
+) -> Result<Environment, Failure> {
     let found = find(name, &folders(&args.env_path)?)?;
     tell_hidden(&found);
-    let Found { mut environment, file, .. } = found;
+    lay_under(args, found.environment, &found.file, policy)
+}
+
+/// Lays the environment that `text` describes under the flags; `file` is where it stands.
+pub(crate) fn lay_text(
+    args: &mut SandboxArgs,
+    file: &Path,
+    text: &str,
+    policy: &Policy,
+) -> Result<Environment, Failure> {
+    let environment = Environment::parse(file, text).map_err(|mistake| {
+        Failure::new(Actor::User, "cannot read the environment").because(&mistake)
+    })?;
+    lay_under(args, environment, file, policy)
+}
+
+fn lay_under(
+    args: &mut SandboxArgs,
+    mut environment: Environment,
+    file: &Path,
+    policy: &Policy,
+) -> Result<Environment, Failure> {
     if environment.has_packages() {
+        let name = &environment.name;
         return Err(Failure::new(Actor::User, format!("cannot build the environment `{name}`"))
             .cause("this version adds no packages to an image")
             .hint("name an image that has them with `image:`"));
@@ -51,7 +82,7 @@ pub(crate) fn apply(
     args.timeout = args.timeout.or(limits.time);
     args.fresh = args.fresh.or(environment.fresh);
     args.workdir = args.workdir.take().or_else(|| environment.workdir.clone());
-    Ok(Some(environment))
+    Ok(environment)
 }
 
 fn tell_hidden(found: &Found) {

@@ -345,6 +345,7 @@ fn refuse_failed(outcome: &Outcome, said: &str) -> Result<(), Failure> {
         | Status::Cancelled
         | Status::Corrupt
         | Status::Lost
+        | Status::Busy
         | Status::Error => outcome.error.clone().unwrap_or_else(|| {
             format!("it was ended ({:?}, exit code {})", outcome.status, outcome.exit_code)
         }),

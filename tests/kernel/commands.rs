@@ -106,7 +106,7 @@ impl Command {
         }
         let stdout = collect(child.stdout.take());
         let stderr = collect(child.stderr.take());
-        Ok(Running { child, pid, pidfd, told, stdout, stderr })
+        Ok(Running { child, pid, pidfd, told, stdout, stderr, heard: 0 })
     }
 }
 
@@ -164,6 +164,8 @@ pub(crate) struct Running {
     told: String,
     stdout: Collected,
     stderr: Collected,
+    /// Bytes of standard error that have been waited for.
+    heard: usize,
 }
 
 impl Running {
@@ -198,6 +200,20 @@ impl Running {
             }
         }
         Ok(())
+    }
+
+    /// Waits until its standard error says a text that it has not been waited for yet.
+    pub(crate) fn wait_for_error(&mut self, text: &str) -> Result<(), Failed> {
+        loop {
+            let said = String::from_utf8_lossy(&self.stderr.kept[self.heard..]).into_owned();
+            if let Some(at) = said.find(text) {
+                self.heard += at + text.len();
+                return Ok(());
+            }
+            if !self.stderr.next().unwrap_or(false) {
+                return Err(format!("{} never said {text:?}, but: {said}", self.told).into());
+            }
+        }
     }
 
     /// Waits for its end and returns what it said. Its standard input is closed first.

@@ -69,7 +69,13 @@ impl Stage {
             variables: Vec::new(),
             wrapper: Vec::new(),
             input: Input::Null,
+            storeless: false,
         }
+    }
+
+    /// The same, with no store of its own.
+    pub(crate) fn cli_alone<S: AsRef<str>>(&self, words: &[S]) -> Cli<'_> {
+        Cli { storeless: true, ..self.cli(words) }
     }
 
     /// Writes a file that belongs to the person and returns its path.
@@ -99,6 +105,8 @@ pub(crate) struct Cli<'a> {
     variables: Vec<String>,
     wrapper: Vec<String>,
     input: Input,
+    /// Whether the store is somebody else's matter: a daemon's.
+    storeless: bool,
 }
 
 /// How a command line of the program under test ended.
@@ -174,7 +182,7 @@ impl Cli<'_> {
         all.extend(self.wrapper.iter().cloned());
         all.push(stage.world.binary.to_string_lossy().into_owned());
         all.extend(self.words.iter().take(1).cloned());
-        if takes_store(&self.words) {
+        if !self.storeless && takes_store(&self.words) {
             all.extend(["--store".to_owned(), stage.store().to_string_lossy().into_owned()]);
         }
         all.extend(self.words.iter().skip(1).cloned());
@@ -204,7 +212,7 @@ impl Cli<'_> {
 fn takes_store(words: &[String]) -> bool {
     let verb = words.first().map_or("", String::as_str);
     let is_asked = words.iter().take_while(|word| *word != "--").any(|word| word == "--store");
-    !is_asked && matches!(verb, "run" | "call" | "plan")
+    !is_asked && matches!(verb, "run" | "call" | "plan" | "serve")
 }
 
 fn shell_word(path: &Path) -> String {

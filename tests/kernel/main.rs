@@ -10,6 +10,7 @@ mod case;
 mod cases;
 mod cgroups;
 mod commands;
+mod daemon;
 mod docker;
 mod guest;
 mod images;

@@ -1,15 +1,16 @@
 //! Owns one warm container as a daemon does, and tells what its worker answered.
 //!
-//! A copy of this harness, started as a person with [`SET`], does what a script on its standard input
-//! says and prints a JSON array: what came of each act. So a claim about warm containers needs no
-//! daemon, and what is tried is the very seam that a daemon stands on.
+//! A copy of this harness, started as a person with [`SET`], does what a script on its standard
+//! input says and prints a JSON array: what came of each act. So a claim about warm containers
+//! needs no daemon, and what is tried is the very seam that a daemon stands on.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use ric_images::{
-    Access, CredentialFiles, Fresh, Limits, LocalDocker, Silent, Store, Timeouts, ensure, resolve,
+    Access, Asker, CredentialFiles, Fresh, Limits, LocalDocker, Registries, Silent, Store,
+    Timeouts, ensure, resolve,
 };
 use ric_policies::{Authority, Policy, SITE_FILE};
 use ric_runtime::{
@@ -104,7 +105,9 @@ fn start(store: PathBuf, fork: bool) -> Result<(Container, Worker), Failure> {
     let store = Store::open(&store)?;
     let access = Access {
         store: Some(&store),
-        plain_hosts: &[],
+        asker: &Asker::default(),
+        registries: &Registries::default(),
+        shifter_folders: &[],
         credentials: &CredentialFiles::default(),
         docker: &LocalDocker::new(None, Vec::new(), "/var/tmp".into()),
         host_fingerprint: &host.host_fingerprint,
@@ -159,6 +162,7 @@ impl Owner {
         Ok(json!("printed"))
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "every other kind is told as it is")]
     fn call(&mut self, source: &str, fork: bool) -> Result<Value, Failure> {
         self.begin(source)?;
         let mut said = Value::Null;

@@ -60,6 +60,17 @@ impl Ending {
         Ending { status, exit_code, error: error.into() }
     }
 
+    /// The same for a call, of which ending well is no answer.
+    #[must_use]
+    pub fn of_call(self) -> Ending {
+        let no_answer = "the function ended its process before it returned, and left no result";
+        let error = self.error.unwrap_or_else(|| no_answer.to_owned());
+        match self.status == Status::Ok {
+            true => Ending::new(Status::Failed, 1, error),
+            false => Ending::new(self.status, self.exit_code, error),
+        }
+    }
+
     /// How the task's first process (`exited`), or else all of the container, ended.
     ///
     /// `forwarded` is the caller's last signal that it was given; `out_of_memory` says whether the
@@ -148,10 +159,11 @@ pub(super) fn outcome(
     })
 }
 
-#[derive(Default)]
-struct Results {
-    json: Option<serde_json::Value>,
-    pickle: Option<Vec<u8>>,
+/// A result, as JSON or as it travelled.
+#[derive(Debug, Default)]
+pub(crate) struct Results {
+    pub(crate) json: Option<serde_json::Value>,
+    pub(crate) pickle: Option<Vec<u8>>,
 }
 
 fn judge(session: &mut Session<'_>, used: CgroupUsage) -> (Ending, Results) {
@@ -170,12 +182,9 @@ fn judge(session: &mut Session<'_>, used: CgroupUsage) -> (Ending, Results) {
         Some(Ok(answer)) => answered(answer, pids),
         Some(Err(ExchangeError::Closed)) | None => {
             let ended = Ending::of(session.exited, session.forwarded, used.oom_kills > 0);
-            let unanswered = session.exchange.is_some() && ended.status == Status::Ok;
-            let ended = match unanswered {
-                true => Ending::new(Status::Failed, 1, no_answer()),
-                false => Ending { error: ended.error.or(pids), ..ended },
-            };
-            (ended, Results::default())
+            let ended = Ending { error: ended.error.or(pids), ..ended };
+            let is_call = session.exchange.is_some();
+            (if is_call { ended.of_call() } else { ended }, Results::default())
         }
         Some(Err(error)) => {
             let status = match error {
@@ -191,11 +200,8 @@ fn judge(session: &mut Session<'_>, used: CgroupUsage) -> (Ending, Results) {
     }
 }
 
-fn no_answer() -> String {
-    "the function ended its process before it returned, and left no result".to_owned()
-}
-
-fn answered(answer: Answer, pids: Option<String>) -> (Ending, Results) {
+/// What an answer means; `pids` is what there is to say of refused processes.
+pub(crate) fn answered(answer: Answer, pids: Option<String>) -> (Ending, Results) {
     let ok = Ending::new(Status::Ok, 0, None);
     let failed = |code, mut text: String| {
         if let Some(pids) = pids {

@@ -373,8 +373,9 @@ fn membership(sandbox: &Sandbox, id: &str, pid: i32) -> Option<Mismatch> {
     })
 }
 
-/// What the plan said is enforced, which by now has been read back, and what it dropped.
-fn enforced(sandbox: &Sandbox) -> BTreeMap<ric_policies::Protection, Enforced> {
+/// What is enforced in containers of `sandbox`, which a start reads back, and what was dropped.
+#[must_use]
+pub fn enforced(sandbox: &Sandbox) -> BTreeMap<ric_policies::Protection, Enforced> {
     let by = sandbox.enforced.iter().map(|(what, how)| (*what, Enforced::By(how.clone())));
     let not = sandbox
         .dropped

@@ -61,10 +61,17 @@ pub(super) struct CallMetadata<'a> {
     python: Option<&'a str>,
     accepts: &'static [&'static str],
     result_bytes_max: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pool: Option<u64>,
 }
 
 impl<'a> CallMetadata<'a> {
-    pub(super) fn new(call: &'a Call, function_sha256: String, result_bytes_max: u64) -> Self {
+    pub(super) fn new(
+        call: &'a Call,
+        function_sha256: String,
+        result_bytes_max: u64,
+        pool: Option<u64>,
+    ) -> Self {
         // Who pickles arguments is Python and can take a pickle back.
         let (encoding, python, accepts): (_, _, &[_]) = match &call.arguments {
             Arguments::Json { .. } => ("json", None, &["json"]),
@@ -73,7 +80,15 @@ impl<'a> CallMetadata<'a> {
             }
         };
         let function = &call.function;
-        CallMetadata { function, function_sha256, encoding, python, accepts, result_bytes_max }
+        CallMetadata {
+            function,
+            function_sha256,
+            encoding,
+            python,
+            accepts,
+            result_bytes_max,
+            pool,
+        }
     }
 }
 

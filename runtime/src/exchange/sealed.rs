@@ -12,14 +12,30 @@ const SEALS_NEEDED: SealFlags = SealFlags::WRITE.union(SealFlags::SHRINK).union(
 
 /// Makes a sealed memfd that holds `payload`.
 pub(super) fn seal(payload: &[u8]) -> io::Result<OwnedFd> {
+    let mut memory = memory_file()?;
+    memory.write_all(payload)?;
+    seal_memory(memory)
+}
+
+/// Makes a memfd that can be sealed, memfd_create(2).
+///
+/// # Errors
+/// What the kernel says: no descriptor or no memory is left.
+pub fn memory_file() -> io::Result<File> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // Hosts with vm.memfd_noexec=2 demand the flag, kernels before 6.3 do not know it.
     let memory = match memfd_create(c"payload", flags | MemfdFlags::NOEXEC_SEAL) {
         Err(Errno::INVAL) => memfd_create(c"payload", flags)?,
         made => made?,
     };
-    let mut memory = File::from(memory);
-    memory.write_all(payload)?;
+    Ok(memory.into())
+}
+
+/// Seals what has been written to a [`memory_file`], so that a receiver takes it as a payload.
+///
+/// # Errors
+/// What the kernel says, as for a descriptor that is no memfd.
+pub fn seal_memory(memory: File) -> io::Result<OwnedFd> {
     fcntl_add_seals(&memory, SEALS_NEEDED | SealFlags::SEAL)?;
     Ok(memory.into())
 }
@@ -28,7 +44,7 @@ pub(super) fn seal(payload: &[u8]) -> io::Result<OwnedFd> {
 ///
 /// Only memory files have seals, so this never reads a pipe, a device or a file system that
 /// could keep it waiting.
-pub(super) fn read_sealed(memory: impl AsFd, bytes: u64) -> Result<Vec<u8>, &'static str> {
+pub(crate) fn read_sealed(memory: impl AsFd, bytes: u64) -> Result<Vec<u8>, &'static str> {
     let seals = fcntl_get_seals(&memory).map_err(|_| "passed a descriptor that is no memfd")?;
     if !seals.contains(SEALS_NEEDED) {
         return Err("passed a memfd that is not sealed against change");

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use rustix::process::Resource;
 
 use super::{cgroup, shown, subordinate};
-use crate::{Caller, ControllerPlace, Host, Probe};
+use crate::{Caller, CgroupHost, ControllerPlace, Host, Probe};
 
 /// One thing that a child process tries.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,15 +70,11 @@ pub fn probe_host(
     host_paths: &[PathBuf],
     trial: &Trial<'_>,
 ) -> Result<Host, ProbeError> {
-    let mountinfo = read("/proc/self/mountinfo")?;
     let own_cgroups = read("/proc/self/cgroup")?;
     let privileged = attempt(&[TrialKind::Namespaces], "new namespaces as root", trial);
     let user_namespace =
         attempt(&[TrialKind::UserNamespace], "new namespaces in a user namespace", trial);
-    let mut cgroup = cgroup::probe(&mountinfo, &own_cgroups, trial);
-    if privileged.works {
-        cgroup::probe_device_program(&mut cgroup, trial);
-    }
+    let cgroup = probe_cgroups(&own_cgroups, privileged.works, trial)?;
     let around = if privileged.works { TrialKind::Namespaces } else { TrialKind::UserNamespace };
     let overlay = attempt(&[around, TrialKind::Overlay], "an overlay mount", trial);
     let seccomp = attempt(&[TrialKind::Seccomp], "a system call filter", trial);
@@ -108,6 +104,23 @@ pub fn probe_host(
         host_copied,
         own_paths: Vec::new(),
     })
+}
+
+/// Probes the cgroups in which sandboxes of another process would live, whose `/proc/PID/cgroup`
+/// reads as `own_cgroups`: with this process's rights, below or beside that process's own.
+///
+/// # Errors
+/// As [`probe_host`].
+pub fn probe_cgroups(
+    own_cgroups: &str,
+    privileged: bool,
+    trial: &Trial<'_>,
+) -> Result<CgroupHost, ProbeError> {
+    let mut cgroup = cgroup::probe(&read("/proc/self/mountinfo")?, own_cgroups, trial);
+    if privileged {
+        cgroup::probe_device_program(&mut cgroup, trial);
+    }
+    Ok(cgroup)
 }
 
 /// The caller's own hard limits, `getrlimit(2)`. They differ from shell to shell.

@@ -3,6 +3,7 @@
 mod builds;
 mod calls;
 mod clean_up;
+mod daemon;
 mod conversions;
 mod examples;
 mod denials;
@@ -38,6 +39,7 @@ pub(crate) fn all() -> Vec<Case> {
         registries::cases(),
         conversions::cases(),
         clean_up::cases(),
+        daemon::cases(),
         images_kept::cases(),
         examples::cases(),
     ]

@@ -113,7 +113,8 @@ def f():
         leave: r#"
 import ctypes, os
 def f():
-    queue = ctypes.CDLL(None, use_errno=True).syscall(240, b"left", os.O_CREAT | os.O_RDWR, 0o600, None)
+    flags = os.O_CREAT | os.O_RDWR
+    queue = ctypes.CDLL(None, use_errno=True).syscall(240, b"left", flags, 0o600, None)
     assert queue >= 0, ctypes.get_errno()
     os.close(queue)
 "#,

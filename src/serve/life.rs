@@ -1,0 +1,163 @@
+//! How a daemon begins, changes its policy, and ends.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ric_runtime::Status;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::answer::Ending;
+use super::audit::Audit;
+use super::daemon::Daemon;
+use super::events::{Due, Events, Source, Timers};
+use super::hands::Hands;
+use super::metrics::Counted;
+use super::rules::Rules;
+use super::site::Site;
+use crate::signals::{Queue, Wakeup};
+use crate::{progress, session};
+
+/// Where a daemon hears of signals, and what it reads its policy from.
+#[derive(Debug)]
+pub(super) struct Orders {
+    wakeup: Wakeup,
+    queue: Queue,
+    policies: Vec<PathBuf>,
+}
+
+impl Daemon {
+    pub(super) fn new(
+        listener: UnixListener,
+        site: Site,
+        rules: Rules,
+        audit: Audit,
+        (wakeup, queue): (Wakeup, Queue),
+        policies: Vec<PathBuf>,
+    ) -> io::Result<Daemon> {
+        let (events, hands) = (Events::new()?, Hands::new()?);
+        events.add(&listener, Source::Listener)?;
+        events.add(hands.fd(), Source::Done)?;
+        events.add(&wakeup, Source::Signals)?;
+        Ok(Daemon {
+            events,
+            timers: Timers::default(),
+            hands,
+            listener: Some(listener),
+            orders: Orders { wakeup, queue, policies },
+            site: Arc::new(site),
+            rules,
+            audit,
+            clients: HashMap::new(),
+            pools: HashMap::new(),
+            keys: HashMap::new(),
+            members: HashMap::new(),
+            leaving: HashMap::new(),
+            tasks: HashMap::new(),
+            users: HashMap::new(),
+            containers: 0,
+            memory_bytes: 0,
+            hungry: VecDeque::new(),
+            count: 0,
+            clients_to_flush: HashSet::new(),
+            members_to_flush: HashSet::new(),
+            draining: None,
+            printed: Vec::new(),
+            counted: Counted::default(),
+        })
+    }
+
+    /// Does what signals say: SIGHUP reads the policy again, SIGTERM and SIGINT end in good order,
+    /// a second one at once.
+    pub(super) fn hear_signals(&mut self) {
+        self.orders.wakeup.drain();
+        while let Some(signal) = self.orders.queue.take() {
+            match signal {
+                SIGHUP => self.reload(),
+                SIGTERM | SIGINT => self.drain(),
+                _ => {}
+            }
+        }
+    }
+
+    /// Reads the policy again. A broken one changes nothing.
+    pub(super) fn reload(&mut self) {
+        let policy = match session::load_policy(&self.orders.policies) {
+            Ok(policy) => policy,
+            Err(failure) => {
+                progress::tell("the policy cannot be read again; the old one still holds");
+                return progress::tell(&failure.to_string());
+            }
+        };
+        if policy.digest == self.site.policy.digest {
+            return;
+        }
+        self.rules = Rules::of(&policy);
+        self.site = Arc::new(self.site.under(policy));
+        progress::tell("a new policy holds");
+        // What was decided under the old one is not used any more: containers that work end with
+        // their task, and clients open anew.
+        self.keys.clear();
+        let pools: Vec<_> = self.pools.keys().copied().collect();
+        for id in pools {
+            let Some(pool) = self.pools.get_mut(&id) else { continue };
+            pool.draining = true;
+            let idle = std::mem::take(&mut pool.idle);
+            idle.into_iter().for_each(|member| self.retire(member));
+        }
+        self.renew_handles();
+    }
+
+    /// Takes nothing new, and ends when what there is has ended.
+    fn drain(&mut self) {
+        if self.draining.is_some() {
+            return self.end_tasks();
+        }
+        progress::tell("ending when all tasks have");
+        let now = Instant::now();
+        self.draining = Some(now);
+        self.listener = None;
+        self.timers.add(now + self.rules.drain, Due::Drain);
+        let idle: Vec<_> =
+            self.pools.values_mut().flat_map(|pool| std::mem::take(&mut pool.idle)).collect();
+        idle.into_iter().for_each(|member| self.retire(member));
+    }
+
+    /// Ends the tasks that are left.
+    pub(super) fn end_tasks(&mut self) {
+        let tasks: Vec<u64> = self.tasks.keys().copied().collect();
+        for task in tasks {
+            self.stop_task(task, &Ending::new(Status::Lost, "the daemon ended"));
+        }
+        let members: Vec<u64> = self.members.keys().copied().collect();
+        members.into_iter().for_each(|member| self.retire(member));
+    }
+
+    /// Whether all that it should still do is done.
+    pub(super) fn is_over(&self) -> bool {
+        self.draining.is_some() && self.tasks.is_empty() && self.writes_nothing()
+    }
+
+    fn writes_nothing(&self) -> bool {
+        self.clients.values().all(|client| client.writer.is_empty())
+    }
+
+    /// Ends what is warm, and waits until nothing of it is left.
+    pub(super) fn end(&mut self) {
+        /// How long the last containers may take.
+        const WAIT_MAX: Duration = Duration::from_secs(30);
+        self.end_tasks();
+        let since = Instant::now();
+        while self.hands.busy() + self.leaving.len() > 0 && since.elapsed() < WAIT_MAX {
+            self.timers.add(Instant::now() + WAIT_MAX, Due::Drain);
+            if self.turn().is_err() {
+                return;
+            }
+            let members: Vec<u64> = self.members.keys().copied().collect();
+            members.into_iter().for_each(|member| self.retire(member));
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Pools: the warm containers of one decision, and the tasks that wait for them.
+//!
+//! A pool serves only who it was made for: its key is the whole [`Sandbox`], in which caller,
+//! groups, job, tenant, image, mounts, limits and policy are, and what its workers were started
+//! with besides.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use ric_runtime::{Fresh, Preload, Program, Sandbox, Sha256Digest};
+
+use super::client::HandleId;
+use super::member::MemberId;
+use super::open::Opened;
+
+/// Names a pool; never used again.
+pub(super) type PoolId = u64;
+
+/// What containers have to be alike in to serve the same calls.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct PoolKey {
+    sandbox: Sandbox,
+    variables: Vec<(String, String)>,
+    workdir: String,
+    interpreters: Vec<String>,
+    preload: Vec<String>,
+    fresh: Fresh,
+    modules: Option<Sha256Digest>,
+}
+
+impl PoolKey {
+    pub(super) fn new(opened: &Opened, modules: Option<Sha256Digest>) -> PoolKey {
+        let plan = &opened.decision.plan;
+        let (interpreters, preload) = match &plan.work.program {
+            Program::Call(call) => (call.interpreters.clone(), call.preload.modules.clone()),
+            Program::Command(_) => (Vec::new(), Vec::new()),
+        };
+        PoolKey {
+            sandbox: plan.sandbox.clone(),
+            variables: plan.work.variables.clone(),
+            workdir: plan.work.workdir.clone(),
+            interpreters,
+            preload,
+            fresh: opened.fresh,
+            modules,
+        }
+    }
+}
+
+/// The warm containers of one decision.
+#[derive(Debug)]
+pub(super) struct Pool {
+    pub(super) id: PoolId,
+    pub(super) key: Arc<PoolKey>,
+    pub(super) uid: u32,
+    /// What its containers are started from.
+    pub(super) opened: Arc<Opened>,
+    /// MODULES of its workers, if they get any.
+    pub(super) modules: Option<Arc<Vec<u8>>>,
+    /// Tasks that wait, oldest first.
+    pub(super) queue: VecDeque<u64>,
+    /// Members that can take a task, the one that was used last at the end.
+    pub(super) idle: Vec<MemberId>,
+    /// Members in all, starting ones included.
+    pub(super) members: usize,
+    pub(super) starting: usize,
+    /// Handles of clients that lead here.
+    pub(super) handles: usize,
+    /// Its policy is no more: nothing new begins here.
+    pub(super) draining: bool,
+}
+
+impl Pool {
+    pub(super) fn fresh(&self) -> Fresh {
+        self.opened.fresh
+    }
+
+    /// Members that are wanted now: one for each task that waits or runs, up to what was asked
+    /// for, and where each task gets a new container, one ahead for each that works.
+    pub(super) fn wanted(&self, working: usize) -> usize {
+        let ahead = match self.fresh() {
+            Fresh::Container => working.max(1),
+            Fresh::Nothing | Fresh::Process => 0,
+        };
+        let most = match self.fresh() {
+            Fresh::Container => self.opened.containers_most * 2,
+            Fresh::Nothing | Fresh::Process => self.opened.containers_most,
+        };
+        let least = usize::from(self.handles > 0 && !self.draining);
+        (self.queue.len() + working + ahead).clamp(least, most.max(least))
+    }
+
+    /// What one container of it may use at most; nothing is known of one without a limit.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.opened.decision.plan.sandbox.limits.memory_bytes.unwrap_or(0)
+    }
+
+    pub(super) fn remove_idle(&mut self, member: MemberId) {
+        self.idle.retain(|one| *one != member);
+    }
+}
+
+/// What a client is told of the decision.
+pub(super) fn opened_json(handle: HandleId, opened: &Opened) -> serde_json::Value {
+    let sandbox = &opened.decision.plan.sandbox;
+    let work = &opened.decision.plan.work;
+    let time_ms = work.deadline.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    serde_json::json!({
+        "pool": handle,
+        "fresh": opened.fresh,
+        "engine": sandbox.engine,
+        "image": image_text(sandbox),
+        "enforced": ric_runtime::enforced(sandbox),
+        "bounds": {
+            "result_bytes_max": work.bounds.result_bytes_max,
+            "stdout_bytes_max": work.bounds.stdout_bytes_max,
+            "stderr_bytes_max": work.bounds.stderr_bytes_max,
+            "time_ms": time_ms,
+        },
+        "containers_most": opened.containers_most,
+    })
+}
+
+pub(super) fn image_text(sandbox: &Sandbox) -> String {
+    match &sandbox.image {
+        ric_images::Identity::Digest(digest) => digest.to_string(),
+        ric_images::Identity::Fingerprint(fingerprint) => fingerprint.clone(),
+    }
+}
+
+/// Names of the modules that workers of a decision import before their first call.
+pub(super) fn preload(opened: &Opened) -> Preload {
+    match &opened.decision.plan.work.program {
+        Program::Call(call) => call.preload.clone(),
+        Program::Command(_) => Preload::default(),
+    }
+}
