@@ -14,7 +14,7 @@ from . import Client, Failure, __version__
 def main() -> int:
     """Asks the daemon for its HELLO and prints what it says."""
     parser = argparse.ArgumentParser(prog="python -m run_in_container", description=main.__doc__)
-    parser.add_argument("--socket", metavar="PATH", help="the daemon's socket, if not the usual one")
+    parser.add_argument("--socket", metavar="PATH", help="the daemon's, if not the usual one")
     named = parser.parse_args().socket
     print(f"run_in_container {__version__}, Python {sys.version.split()[0]}")
     try:

@@ -10,7 +10,7 @@ import json
 import os
 import threading
 from concurrent.futures import Future as PlainFuture
-from typing import Any, Callable, Dict, List, Optional, Sequence, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, TypeVar, Union
 
 from . import answers, frame
 from .connection import Connection, forked
@@ -22,6 +22,8 @@ from .opening import Opening, milliseconds
 from .payload import Payload
 from .places import default_socket
 from .version import VERSION
+
+T = TypeVar("T")
 
 HELLO_TIMEOUT_S = 10.0
 #: Most bytes of one result, if the daemon does not grant less.
@@ -46,13 +48,10 @@ class Pool:
         bounds = decision.get("bounds")
         granted = bounds.get("result_bytes_max") if isinstance(bounds, dict) else None
         #: Most bytes of one result.
-        self.result_bytes_max = RESULT_BYTES_MAX
-        if _is_count(granted):
-            self.result_bytes_max = min(granted, RESULT_BYTES_MAX)
-        most = decision.get("containers_most")
+        self.result_bytes_max = min(_count(granted) or RESULT_BYTES_MAX, RESULT_BYTES_MAX)
         #: How many calls run at once, at most.
-        self.containers_most = most if _is_count(most) else os.cpu_count() or 1
-        self._templates: Dict[tuple, bytes] = {}
+        self.containers_most = _count(decision.get("containers_most")) or os.cpu_count() or 1
+        self._templates: Dict[Tuple[str, bool], bytes] = {}
 
     def __repr__(self) -> str:
         return f"<Pool {self.number} of {self.about}>"
@@ -135,8 +134,9 @@ class Client:
     def open(self, **wishes: Any) -> Pool:
         """Asks for a sandbox that calls can run in; takes the keywords of ``Executor``.
 
-        Waits for the decision; the image is fetched when the first call needs it. Raises ``Refused`` if policy or machine do not allow it,
-        ``ValueError`` and ``OSError`` as ``Opening``.
+        Waits for the decision; the image is fetched when the first call needs it. Raises
+        ``Refused`` if policy or machine do not allow it, ``ValueError`` and ``OSError`` as
+        ``Opening``.
         """
         opening = Opening(**wishes)
         try:
@@ -158,13 +158,13 @@ class Client:
     def call(
         self,
         pool: Pool,
-        function: Callable[..., Any],
-        args: tuple = (),
+        function: Callable[..., T],
+        args: Tuple[Any, ...] = (),
         kwargs: Optional[Dict[str, Any]] = None,
         *,
         deadline_s: Union[None, float, str] = None,
         output: Optional[Output] = None,
-    ) -> Future:
+    ) -> Future[T]:
         """Calls ``function`` in a sandbox of ``pool`` and returns its future at once.
 
         ``deadline_s`` is wall-clock seconds from the moment a worker takes it. Raises ``Lost`` if
@@ -184,33 +184,33 @@ class Client:
     def prepare(
         self,
         pool: Pool,
-        function: Callable[..., Any],
-        args: tuple,
+        function: Callable[..., T],
+        args: Tuple[Any, ...],
         kwargs: Dict[str, Any],
         deadline_s: Union[None, float, str] = None,
         output: Optional[Output] = None,
-    ) -> Future:
+    ) -> Future[T]:
         """Makes the future of a call, with function and arguments as they are now."""
         pickled = self._functions.find(function)
         payload = pickle_arguments(args, kwargs)
         deadline_ms = None if deadline_s is None else milliseconds(deadline_s)
         return Future(Call(pool, pickled, payload, self.takes_pickles, output, deadline_ms))
 
-    def hand_over(self, futures: List[Future]) -> None:
+    def hand_over(self, futures: List[Future[Any]]) -> None:
         """Sends calls to the daemon, in one write if they are small. Raises ``Lost`` if it is
         gone; then none of them is answered."""
         self._send_calls(futures)
 
-    def cancelled(self, future: Future) -> None:
+    def cancelled(self, future: Future[Any]) -> None:
         """Tells the daemon to stop the call of a future that was cancelled."""
         task = future.call.task
-        if task in self._tasks:
+        if task is not None and task in self._tasks:
             try:
-                self._connection.send(encode(frame.CANCEL, task, b""))  # type: ignore[arg-type]
+                self._connection.send(encode(frame.CANCEL, task, b""))
             except Lost:  # then it ends by itself
                 pass
 
-    def answered(self, future: Future, error: Optional[BaseException]) -> bool:
+    def answered(self, future: Future[Any], error: Optional[BaseException]) -> bool:
         """A call of this client alone is not made again."""
         return False
 
@@ -263,7 +263,7 @@ class Client:
             raise answers.breach(answers.Breach("SUBMITTED has no id"), call.what())
         return identity
 
-    def fetch(self, identity: str, *, output: Optional[Output] = None) -> Future:
+    def fetch(self, identity: str, *, output: Optional[Output] = None) -> Future[Any]:
         """Returns the future of a submitted call, by the id that ``submit`` gave.
 
         What it gives is kept by the daemon until ``forget``. An id that is not known ends the
@@ -271,8 +271,9 @@ class Client:
         """
         self.check()
         tried = f"cannot fetch {identity}"
-        future = Future(Call(None, None, None, self.takes_pickles, output, tried=tried))
-        future.call.owner = self
+        call = Call(None, None, None, self.takes_pickles, output, tried=tried)
+        call.owner = self
+        future: Future[Any] = Future(call)
         task = self._new_task()
         self._tasks[task] = future
         metadata = json.dumps({"id": identity}).encode()
@@ -455,11 +456,11 @@ class Client:
         self.after_batch(reason)
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value > 0
+def _count(value: Any) -> int:
+    return value if type(value) is int and value > 0 else 0
 
 
-class _Question(PlainFuture):
+class _Question(PlainFuture[Any]):
     """Something else than a call that the daemon answers."""
 
     def __init__(self, tried: str, answer: int) -> None:

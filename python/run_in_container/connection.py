@@ -85,7 +85,10 @@ class Connection:
             raise Lost(f"the daemon is gone: {error.strerror}", tried=self._tried()) from error
 
     def send_pieces(self, pieces: Sequence[Piece]) -> None:
-        """Writes pieces in order, some with descriptors, which stay the caller's. Raises as ``send``."""
+        """Writes pieces in order, some with descriptors, which stay the caller's.
+
+        Raises as ``send``.
+        """
         if self.forked:
             raise forked(self.path)
         owned = [(data, None if fd is None else os.dup(fd)) for data, fd in pieces]
@@ -129,8 +132,10 @@ class Connection:
 
     def join(self) -> None:
         """Waits until the reading thread has told the end, unless called from it."""
-        if self._thread is not None and not self.is_reading_thread() and not self.forked:
-            self._thread.join()
+        thread = self._thread
+        if thread is not None and not self.is_reading_thread() and not self.forked:
+            thread.join()
+            self._thread = None
 
     def leave_in_child(self) -> None:
         """After fork(2): the stream is the parent's, and its end must not wait for this process."""
@@ -230,7 +235,7 @@ class Connection:
         ended(over)
 
     def _close_if_unused(self) -> None:
-        """Under the lock. Not earlier: the number of a closed descriptor is soon somebody else's."""
+        """Under the lock. Not earlier: a closed descriptor's number is soon somebody else's."""
         if not (self._reading or self._writing):
             self._stream.close()
 

@@ -6,7 +6,7 @@ with the remote traceback as its cause, as ``concurrent.futures.ProcessPoolExecu
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Optional
+from typing import TYPE_CHECKING, Any, ClassVar, Dict, Optional, Tuple, Type
 
 if TYPE_CHECKING:
     from .outcome import Outcome
@@ -46,7 +46,7 @@ class Failure(Exception):
         text = f"{self.tried}: {self.message}" if self.tried else self.message
         return f"{text}\n  hint: {self.hint}" if self.hint else text
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> Tuple[Any, ...]:
         return _restored, (type(self), self.args, self.__dict__)
 
 
@@ -157,7 +157,9 @@ def again(failure: Failure) -> Failure:
     return _restored(type(failure), failure.args, failure.__dict__)
 
 
-def _restored(kind: type, arguments: tuple, state: dict) -> Failure:
+def _restored(
+    kind: Type[Failure], arguments: Tuple[Any, ...], state: Dict[str, Any]
+) -> Failure:
     failure = kind(*arguments)
     failure.__dict__.update(state)
     return failure

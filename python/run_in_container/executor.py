@@ -13,13 +13,16 @@ import time
 import weakref
 from collections import deque
 from typing import (
-    Any, Callable, Deque, Iterable, Iterator, List, Mapping, Optional, Sequence, Union,
+    Any, Callable, Deque, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, TypeVar,
+    Union,
 )
 
 from .client import Client
 from .errors import Busy, Failure, Lost, again
 from .future import Call, Future, Output, collect
 from .opening import Environment, Mount
+
+T = TypeVar("T")
 
 #: Calls that are with the daemon beyond one for each worker: enough that no worker waits for the
 #: next one, few enough that those behind them can still be cancelled without a word to anybody.
@@ -43,7 +46,8 @@ class Executor(concurrent.futures.Executor):
     - ``image``: an image's reference; without either it is the machine's own ``host:``.
     - ``socket``: path of the daemon's socket; see ``Client``.
     - ``fresh``: what each call gets new: ``nothing``, ``process`` or ``container``.
-    - ``limits``: ``memory`` (``"2GiB"`` or bytes), ``cpus``, ``pids``, ``time`` (``"10m"`` or seconds).
+    - ``limits``: ``memory`` (``"2GiB"`` or bytes), ``cpus``, ``pids``, ``time`` (``"10m"`` or
+      seconds).
     - ``mounts``: ``"SOURCE:TARGET[:ro|rw]"`` or ``Mount``; sources are opened here, by this user.
     - ``variables``: environment variables in the sandbox. Nothing else of this program's
       environment is seen there.
@@ -52,8 +56,8 @@ class Executor(concurrent.futures.Executor):
     - ``results``: ``"json"`` takes only JSON back, so that nothing that came out of a sandbox is
       unpickled here.
     - ``output``: what becomes of what functions print: ``"print"`` shows it on ``sys.stdout`` and
-      ``sys.stderr`` as it comes, ``"collect"`` keeps it for ``future.outcome``, a callable is called
-      from the reading thread with future, ``"stdout"`` or ``"stderr"``, and text.
+      ``sys.stderr`` as it comes, ``"collect"`` keeps it for ``future.outcome``, a callable is
+      called from the reading thread with future, ``"stdout"`` or ``"stderr"``, and text.
     - ``busy``: while the daemon's queue is full, ``"wait"`` keeps calls here and hands them over
       when there is room; ``"raise"`` ends their futures with ``Busy``.
 
@@ -95,14 +99,17 @@ class Executor(concurrent.futures.Executor):
         self._queue = _Queue(client, most, busy == "wait")
         _living.add(self._queue)
         # An executor that is forgotten without shutdown() ends when its calls have.
-        weakref.finalize(self, self._queue.shut_later).atexit = False
+        self._forgotten = weakref.finalize(self, self._queue.shut_later)
+        self._forgotten.atexit = False
 
     @property
     def decision(self) -> Mapping[str, Any]:
-        """The sandbox that was granted: ``engine``, ``image``, ``fresh``, ``enforced``, ``bounds``."""
+        """What was granted: ``engine``, ``image``, ``fresh``, ``enforced``, ``bounds``."""
         return self._pool.decision
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+    def submit(
+        self, fn: Callable[..., T], /, *args: Any, **kwargs: Any
+    ) -> Future[T]:
         """Calls ``fn`` in a sandbox and returns its future at once.
 
         Function and arguments travel as they are now. What cannot be pickled ends the future.
@@ -112,13 +119,13 @@ class Executor(concurrent.futures.Executor):
 
     def submit_call(
         self,
-        function: Callable[..., Any],
+        function: Callable[..., T],
         args: Sequence[Any] = (),
         kwargs: Optional[Mapping[str, Any]] = None,
         *,
         deadline_s: Union[None, float, str] = None,
         output: Union[None, str, Output] = None,
-    ) -> Future:
+    ) -> Future[T]:
         """As ``submit``, with what concerns this call alone.
 
         ``deadline_s`` is wall-clock seconds from the moment a worker takes it (or ``"10m"``), at
@@ -142,8 +149,11 @@ class Executor(concurrent.futures.Executor):
         timeout: Optional[float] = None,
         chunksize: int = 1,
     ) -> Iterator[Any]:
-        """As the built-in ``map``, in sandboxes. ``chunksize`` arguments travel in one call, which
-        pays for functions that take less than a millisecond. ``timeout`` is in seconds, from now."""
+        """As the built-in ``map``, in sandboxes.
+
+        ``chunksize`` arguments travel in one call, which pays for functions that take less than a
+        millisecond. ``timeout`` is in seconds, from now.
+        """
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
         if chunksize == 1:
@@ -157,6 +167,7 @@ class Executor(concurrent.futures.Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Takes no more calls. ``wait``: until those that were submitted have ended.
         ``cancel_futures``: those that are not with the daemon yet are not made."""
+        self._forgotten.detach()
         self._queue.shut(cancel_futures)
         if wait:
             self._queue.join()
@@ -172,7 +183,7 @@ class _Queue:
         # Reentrant: cancelling a future comes back here.
         self._lock = threading.RLock()
         self._done = threading.Event()
-        self._waiting: Deque[Future] = deque()
+        self._waiting: Deque[Future[Any]] = deque()
         #: Calls that are with the daemon: those that were handed over, counted under the lock, less
         #: those that were answered, counted by the reading thread alone, without it.
         self._handed_over = 0
@@ -188,7 +199,7 @@ class _Queue:
             raise RuntimeError("cannot schedule new futures after shutdown")
         self._client.check()
 
-    def put(self, future: Future) -> None:
+    def put(self, future: Future[Any]) -> None:
         """Hands a call over, or keeps it until there is room."""
         future.call.owner = self
         with self._lock:
@@ -198,7 +209,7 @@ class _Queue:
             else:
                 self._hand_over([future])
 
-    def cancelled(self, future: Future) -> None:
+    def cancelled(self, future: Future[Any]) -> None:
         """Called by a future that was cancelled before it was answered."""
         with self._lock:
             if future.call.task is not None:
@@ -208,7 +219,7 @@ class _Queue:
                 future.set_running_or_notify_cancel()
                 self._end_if_done()
 
-    def answered(self, future: Future, error: Optional[BaseException]) -> bool:
+    def answered(self, future: Future[Any], error: Optional[BaseException]) -> bool:
         """Called by a future when its answer has come. True if the call is taken back."""
         self._answered += 1
         if not isinstance(error, Busy):
@@ -248,7 +259,7 @@ class _Queue:
     def _are_with_daemon(self) -> int:
         return self._handed_over - self._answered
 
-    def _hand_over(self, futures: List[Future]) -> None:
+    def _hand_over(self, futures: List[Future[Any]]) -> None:
         """Under the lock."""
         self._handed_over += len(futures)
         try:
@@ -277,7 +288,7 @@ class _Queue:
         room = self._most - self._are_with_daemon()
         if room < REFILL_FROM:
             return
-        batch: List[Future] = []
+        batch: List[Future[Any]] = []
         while self._waiting and len(batch) < room:
             future = self._waiting.popleft()
             if not future.cancelled():
@@ -330,15 +341,15 @@ def _output(output: Union[str, Output]) -> Output:
     return output
 
 
-def _print(_: Future, stream: str, text: str) -> None:
+def _print(_: Future[Any], stream: str, text: str) -> None:
     file = sys.stdout if stream == "stdout" else sys.stderr
     if file is not None:  # as under pythonw
         file.write(text)
         file.flush()
 
 
-def _failed(error: BaseException) -> Future:
-    future = Future(Call(None, None, None, False))
+def _failed(error: BaseException) -> Future[Any]:
+    future: Future[Any] = Future(Call(None, None, None, False))
     future.set_exception(error)
     return future
 
@@ -346,19 +357,20 @@ def _failed(error: BaseException) -> Future:
 def _over(function: Callable[..., Any]) -> Callable[..., List[Any]]:
     """``function``, called with each of its arguments in turn, in one go."""
 
-    def over(*chunk: tuple) -> List[Any]:
+    def over(*chunk: Tuple[Any, ...]) -> List[Any]:
         return [function(*args) for args in chunk]
 
     return over
 
 
-def _flattened(futures: List[Future], deadline: Optional[float]) -> Iterator[Any]:
+def _flattened(futures: List[Future[Any]], deadline: Optional[float]) -> Iterator[Any]:
     """The members of the results, in order. What is not waited for any more is cancelled."""
     futures.reverse()
     try:
         while futures:
             left = None if deadline is None else deadline - time.monotonic()
-            chunk = futures.pop().result(left)
+            chunk = futures[-1].result(left)
+            futures.pop()
             chunk.reverse()
             while chunk:  # what has been handed out is not held
                 yield chunk.pop()

@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 from array import array
-from typing import List, Optional, Union
+from typing import List, Optional, Tuple, Union
 from zlib import crc32
 
 from . import memory
@@ -71,7 +71,7 @@ class Frame:
         self.task = task
         self.metadata = metadata
         self.payload = payload
-        self.damage: Optional[tuple[str, str, str]] = None
+        self.damage: Optional[Tuple[str, str, str]] = None
 
 
 def encode(
@@ -185,7 +185,7 @@ class Reader:
                 f"a frame of {metadata_bytes} + {payload_bytes} bytes is longer than allowed",
             )
         body = start + HEADER_BYTES + metadata_bytes
-        end = body + (1 if flags else payload_bytes)
+        end: int = body + (1 if flags else payload_bytes)
         if end > len(data):
             self._need = end - start
             return -1
@@ -200,7 +200,7 @@ class Reader:
         frames.append(frame)
         return end
 
-    def _take_descriptors(self, ancillary: list) -> None:
+    def _take_descriptors(self, ancillary: List[Tuple[int, int, bytes]]) -> None:
         for level, kind, rights in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 self._descriptors.extend(array("i", rights[: len(rights) & ~3]))

@@ -19,7 +19,7 @@ import threading
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]
 
 from .payload import Payload, Sieve, with_buffers
 
@@ -74,7 +74,7 @@ def _library_folders() -> Tuple[str, ...]:
     return tuple(os.path.realpath(path) + os.sep for path in paths if path)
 
 
-class _Pickler(cloudpickle.Pickler):
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Pickles by value what is the caller's own."""
 
     def __init__(self, file: io.BytesIO, sieve: Optional[Sieve]) -> None:
@@ -180,7 +180,7 @@ class Witness:
 
     def __init__(self) -> None:
         self._functions: List[Tuple[FunctionType, CodeType, Any, Any, int]] = []
-        self._places: List[Tuple[dict, str, Any]] = []
+        self._places: List[Tuple[Dict[str, Any], str, Any]] = []
         self._cells: List[Tuple[Any, Any]] = []
 
     @classmethod

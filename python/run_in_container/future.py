@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import concurrent.futures
 import logging
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Protocol
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Protocol, Tuple, TypeVar
 
 from . import answers
 from .errors import Failure
@@ -17,6 +17,7 @@ from .payload import Payload
 if TYPE_CHECKING:
     from .client import Pool
 
+T = TypeVar("T")
 _LOG = logging.getLogger("run_in_container")
 
 #: Takes what a call prints: the call's future, ``stdout`` or ``stderr``, and the text.
@@ -26,10 +27,10 @@ Output = Callable[["Future[Any]", str, str], None]
 class Owner(Protocol):
     """Who has handed a call over, and wants to know what becomes of it."""
 
-    def cancelled(self, future: Future) -> None:
+    def cancelled(self, future: Future[Any]) -> None:
         """The future was cancelled before it was answered. May be told more than once."""
 
-    def answered(self, future: Future, error: Optional[BaseException]) -> bool:
+    def answered(self, future: Future[Any], error: Optional[BaseException]) -> bool:
         """The answer has come. True if the owner takes the call back, to make it again."""
 
 
@@ -81,7 +82,7 @@ class Call:
             self.payload = None
 
 
-class Future(concurrent.futures.Future):
+class Future(concurrent.futures.Future[T]):
     """A ``concurrent.futures.Future`` whose call runs in a sandbox.
 
     ``cancel`` also ends calls that run: the daemon stops the call, and the future is cancelled at
@@ -130,7 +131,8 @@ class Future(concurrent.futures.Future):
         if frame.kind not in answers.LAST:
             self.fail(answers.breach(answers.Breach(f"kind {frame.kind}"), self.call.what()))
             return True
-        value, error = None, None
+        value: Any = None
+        error: Optional[BaseException] = None
         if frame.damage is not None:
             error = answers.damaged(frame, self.call.what())
         else:
@@ -145,7 +147,7 @@ class Future(concurrent.futures.Future):
         """Ends the call with ``error``, unless it has ended."""
         self._settle(None, error)
 
-    def _read(self, frame: Frame) -> tuple[Any, Optional[BaseException]]:
+    def _read(self, frame: Frame) -> Tuple[Any, Optional[BaseException]]:
         call = self.call
         fields = answers.fields_of(frame)
         self._ran = fields.get("ran")
@@ -197,7 +199,7 @@ class Future(concurrent.futures.Future):
                 _LOG.exception("taking a call's output failed")
 
 
-def collect(future: Future, stream: str, text: str) -> None:
+def collect(future: Future[Any], stream: str, text: str) -> None:
     """An ``Output`` that keeps the text for ``future.outcome``."""
     call = future.call
     if call.printed is None:

@@ -10,7 +10,7 @@ import fcntl
 import mmap
 import os
 import sys
-from typing import Optional, Sequence
+from typing import List, Optional, Sequence, Union
 
 # <linux/fcntl.h>; Python has names for them only where its C library had.
 _F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
@@ -20,7 +20,7 @@ _NEEDED = _SHRINK | _GROW | _WRITE
 _PIECES_MAX = 1024
 
 
-def seal(pieces: Sequence) -> Optional[int]:
+def seal(pieces: Sequence[Union[bytes, memoryview]]) -> Optional[int]:
     """Returns the descriptor of sealed memory that holds ``pieces`` one after another.
 
     The caller closes it. None where no such memory can be had: too many open files, no room, or a
@@ -31,7 +31,7 @@ def seal(pieces: Sequence) -> Optional[int]:
     except (AttributeError, OSError):
         return None
     try:
-        rest = [view for view in map(memoryview, pieces) if view.nbytes]
+        rest: List[memoryview] = [memoryview(piece) for piece in pieces if len(piece)]
         while rest:
             written = os.writev(descriptor, rest[:_PIECES_MAX])
             while rest and written >= rest[0].nbytes:

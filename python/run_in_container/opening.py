@@ -10,7 +10,9 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import (
+    Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union,
+)
 
 #: A name, the path of an environment file, or what such a file would say.
 Environment = Union[str, "os.PathLike[str]", Mapping[str, Any]]
@@ -71,9 +73,10 @@ class Opening:
         }
         fields: Dict[str, Any] = {key: value for key, value in plain.items() if value is not None}
         if environment is not None:
-            several = isinstance(environment, (list, tuple))
-            listed = environment if several else [environment]
-            fields["environments"] = [_environment(one) for one in listed]  # type: ignore[union-attr]
+            listed: Sequence[Any] = (
+                environment if isinstance(environment, (list, tuple)) else [environment]
+            )
+            fields["environments"] = [_environment(one) for one in listed]
         if fresh is not None:
             if fresh not in _FRESH:
                 raise ValueError(f"fresh={fresh!r} is none of {', '.join(_FRESH)}")
@@ -120,7 +123,7 @@ def parse_limits(limits: Mapping[str, Any]) -> Dict[str, int]:
 
     Numbers are bytes, processors, processes and seconds. Raises ``ValueError`` for anything else.
     """
-    readers = {
+    readers: Dict[str, Tuple[str, Callable[[Any], int]]] = {
         "memory": ("memory_bytes", _bytes),
         "cpus": ("cpus_milli", lambda value: round(float(value) * 1000)),
         "pids": ("pids", int),
@@ -164,7 +167,9 @@ def _environment(environment: Environment) -> Dict[str, Any]:
     if isinstance(environment, str):
         return {"name": environment}
     if isinstance(environment, Mapping):
-        return {"text": json.dumps(dict(environment)), "file_name": "environment"}
+        # The daemon holds an environment's name against its file's.
+        name = environment.get("name", "environment")
+        return {"text": json.dumps(dict(environment)), "file_name": f"{name}.yaml"}
     path = Path(environment)
     return {"text": path.read_text(encoding="utf-8"), "file_name": str(path)}
 

@@ -1,7 +1,7 @@
 """Bytes on their way to the daemon: pickles with their large buffers beside them, hashed once.
 
-The layout is that of docs/protocol.md: the pickle first, then each out-of-band buffer (PEP 574) at a
-multiple of 64 bytes. Small payloads are bytes, large ones sealed memory.
+The layout is that of docs/protocol.md: the pickle first, then each out-of-band buffer (PEP 574) at
+a multiple of 64 bytes. Small payloads are bytes, large ones sealed memory.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""A daemon that lies, breaks off or speaks something else: each client learns what happened, nothing
-hangs, and nothing that was not verified is decoded."""
+"""A daemon that lies, breaks off or speaks something else.
+
+Each client learns what happened, nothing hangs, and nothing that was not verified is decoded.
+"""
 
 import json
 import pickle
@@ -22,7 +24,11 @@ class Decoded(Exception):
     """Raised where a pickle was undone that nobody should have undone."""
 
 
+DECODED = []
+
+
 def boom():
+    DECODED.append(True)
     raise Decoded
 
 
@@ -62,8 +68,8 @@ class Answers(unittest.TestCase):
         def script(peer):
             peer.open()
             task = peer.expect_call().task
-            peer.answer(task, 1)
-            peer.answer(task, 2)
+            answers = [encode(RESULT, task, {"encoding": "json"}, value) for value in (b"1", b"2")]
+            peer.send(*answers)
             self.assertTrue(peer.is_closed())
 
         with Daemon(script) as daemon, Executor(socket=daemon.socket) as executor:
@@ -121,9 +127,11 @@ class Answers(unittest.TestCase):
         })
         failed = json.dumps(fields).encode()
         for results in ("json", "pickle"):
+            DECODED.clear()
             error = answered_by(lambda task: encode(ERROR, task, {}, failed), results=results)
             self.assertIsInstance(error, TaskFailed)
             self.assertEqual(("E", "t"), (error.type, error.traceback))
+            self.assertEqual(results == "pickle", bool(DECODED))
 
     def test_results_that_break_the_protocol_are_told(self):
         wrong = [
@@ -143,7 +151,8 @@ class Answers(unittest.TestCase):
                 self.assertEqual("runtime", error.must_act)
 
     def test_buffers_outside_the_payload_are_refused(self):
-        for buffers in ([[0, 1 << 40]], [[1, 2]], [[64, -1]], [[0, 64], [0, 64]], {}, [[0]], [["", 0]]):
+        outside = [[[0, 1 << 40]], [[1, 2]], [[64, -1]], [[0, 64], [0, 64]], {}, [[0]], [["", 0]]]
+        for buffers in outside:
             with self.subTest(buffers=buffers):
                 fields = dict(PICKLED, buffers=buffers)
                 error = answered_by(lambda task: encode(RESULT, task, fields, bytes(256)))
@@ -318,6 +327,8 @@ class Connections(unittest.TestCase):
                 self.assertIsNone(future.result(WAIT_S))
 
     def test_descriptors_that_come_unasked_are_closed(self):
+        closed = threading.Event()
+
         def script(peer):
             peer.open()
             task = peer.expect_call().task
@@ -329,11 +340,12 @@ class Connections(unittest.TestCase):
             near.settimeout(WAIT_S)
             self.assertEqual(b"", near.recv(1))
             near.close()
+            closed.set()
             peer.read()
 
         with Daemon(script) as daemon, Executor(socket=daemon.socket) as executor:
             self.assertEqual(1, executor.submit(abs, -1).result(WAIT_S))
-            executor.submit(abs, -1).exception(WAIT_S) if daemon.failure else None
+            self.assertTrue(closed.wait(5))
 
 
 if __name__ == "__main__":

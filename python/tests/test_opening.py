@@ -31,7 +31,8 @@ class Wishes(unittest.TestCase):
             {"memory_bytes": 2 << 30, "cpus_milli": 500, "pids": 64, "time_ms": 5_400_000},
             parse_limits(limits),
         )
-        self.assertEqual({"memory_bytes": 5, "time_ms": 250}, parse_limits({"memory": 5, "time": 0.25}))
+        plain = parse_limits({"memory": 5, "time": 0.25})
+        self.assertEqual({"memory_bytes": 5, "time_ms": 250}, plain)
 
     def test_limits_that_cannot_be_meant_are_refused(self):
         for limits in (
@@ -48,7 +49,7 @@ class Wishes(unittest.TestCase):
             said = fields(environment=["numpy", {"name": "own"}, pathlib.Path(file.name)])
             self.assertEqual([
                 {"name": "numpy"},
-                {"text": '{"name": "own"}', "file_name": "environment"},
+                {"text": '{"name": "own"}', "file_name": "own.yaml"},
                 {"text": "name: here\n", "file_name": file.name},
             ], said["environments"])
         self.assertEqual([{"name": "numpy"}], fields(environment="numpy")["environments"])
@@ -63,7 +64,8 @@ class Wishes(unittest.TestCase):
     def test_nonsense_is_refused_by_name(self):
         for wishes in (
             {"fresh": "thread"}, {"max_workers": 0}, {"variables": {"A": 1}},
-            {"mounts": ["/data"]}, {"mounts": ["/a:/b:rx"]}, {"mounts": ["/:/x"] * (MOUNTS_MAX + 1)},
+            {"mounts": ["/data"]}, {"mounts": ["/a:/b:rx"]},
+            {"mounts": ["/:/x"] * (MOUNTS_MAX + 1)},
         ):
             with self.subTest(wishes), self.assertRaises(ValueError):
                 fields(**wishes)

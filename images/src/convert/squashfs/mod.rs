@@ -28,9 +28,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::tree::Tree;
-use metadata::Table;
+use metadata::{Row, Table};
 
-pub(super) use metadata::Row;
 pub use pack::Compression;
 
 /// Bytes of a full block of data: what every tool makes by default.
