@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
+pub(crate) use write::write_defaults;
 pub use write::{History, write_config};
 
 use crate::document::{Document, LAYERS_MAX, ManifestError, Platform, packing, parse_json};

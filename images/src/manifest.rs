@@ -71,6 +71,27 @@ pub struct Config {
     pub on_build: Vec<String>,
 }
 
+impl Config {
+    /// What is declared here at all, by the names that the OCI image-spec has for it.
+    pub fn declared(&self) -> Vec<&'static str> {
+        let declared = [
+            (!self.variables.is_empty(), "Env"),
+            (self.workdir.is_some(), "WorkingDir"),
+            (self.user.is_some(), "User"),
+            (!self.entrypoint.is_empty(), "Entrypoint"),
+            (!self.command.is_empty(), "Cmd"),
+            (!self.volumes.is_empty(), "Volumes"),
+            (!self.labels.is_empty(), "Labels"),
+            (!self.ports.is_empty(), "ExposedPorts"),
+            (self.stop_signal.is_some(), "StopSignal"),
+            (!self.shell.is_empty(), "Shell"),
+            (self.healthcheck.is_some(), "Healthcheck"),
+            (!self.on_build.is_empty(), "OnBuild"),
+        ];
+        declared.into_iter().filter_map(|(is_set, name)| is_set.then_some(name)).collect()
+    }
+}
+
 /// One layer of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct LayerDescriptor {

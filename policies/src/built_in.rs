@@ -6,10 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::{
     BUILT_IN, Bound, BuildRules, EngineName, ImageRules, LimitRules, Network, Origin, Policy,
-    Registries, Ruled, RunAs, ShortNames,
+    Registries, Ruled, RunAs, ShortNames, WarmRules,
 };
 
 /// The built-in default, as it is shipped and shown.
@@ -63,12 +64,25 @@ impl Policy {
                 time: Bound { default: None, most: None },
                 layer_bytes: Bound { default: None, most: None },
             },
+            warm: WarmRules {
+                idle: most(Duration::from_secs(600)),
+                containers: most(1024),
+                containers_per_user: most(1024),
+                memory_bytes: Bound { default: None, most: None },
+                tasks_per_user: most(100_000),
+                bytes_per_user: most(1 << 30),
+                drain: most(Duration::from_secs(30)),
+            },
             require: Vec::new(),
             set_by: BTreeMap::new(),
         };
         policy.digest = policy.computed_digest();
         policy
     }
+}
+
+fn most<T: Copy>(value: T) -> Bound<T> {
+    Bound { default: Some(built_in(value)), most: Some(built_in(value)) }
 }
 
 fn built_in<T>(value: T) -> Ruled<T> {
@@ -94,7 +108,10 @@ mod tests {
             most: 1}, cpus: {default: 1, most: 1}, pids: {default: 1, most: 1}, \
             time: {default: 1s, most: 1s}}\nbuild: {allow: false, bases: [], \
             network: [loopback], settings: false, time: {default: 1s, most: 1s}, \
-            layer: {default: 1, most: 1}}\n";
+            layer: {default: 1, most: 1}}\nwarm: {idle: {default: 1s, most: 1s}, \
+            containers: {default: 1, most: 1}, containers_per_user: {default: 1, most: 1}, \
+            memory: {default: 1, most: 1}, tasks_per_user: {default: 1, most: 1}, \
+            bytes_per_user: {default: 1, most: 1}, drain: {default: 1s, most: 1s}}\n";
         policy = policy.replaced_by(&Draft::parse(Path::new("other"), other).unwrap());
         policy = policy.replaced_by(&draft);
         assert_eq!(policy.digest, Policy::built_in().digest);

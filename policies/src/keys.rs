@@ -104,6 +104,11 @@ pub(crate) struct Keys {
     #[serde(default)]
     pub(crate) build: BuildKeys,
 
+    /// What a daemon (`run-in-container serve`) keeps warm and lets wait. Each key has `most`; what
+    /// passes it is ended, or told to come back later.
+    #[serde(default)]
+    pub(crate) warm: WarmKeys,
+
     /// Protections that must be enforced on the machine, or the task is refused. A limit of a
     /// scheduler's job around the task satisfies the demand for it.
     ///
@@ -228,6 +233,49 @@ pub(crate) struct BuildKeys {
     pub(crate) layer: Limit<Memory>,
 }
 
+/// What a daemon keeps warm and lets wait.
+#[derive(Debug, Clone, Deserialize, JsonSchema, Default)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub(crate) struct WarmKeys {
+    /// How long a container without a task is kept, as `10m`.
+    ///
+    /// Narrowing: the lesser value of both files holds.
+    pub(crate) idle: Limit<Time>,
+
+    /// Containers at once, of all users. Where one more is wanted, the idle one that was not used
+    /// for the longest time ends; where none is idle, users with fewer containers come first.
+    ///
+    /// Narrowing: the lesser value of both files holds.
+    pub(crate) containers: Limit<Pids>,
+
+    /// Containers at once, of one user.
+    ///
+    /// Narrowing: the lesser value of both files holds.
+    pub(crate) containers_per_user: Limit<Pids>,
+
+    /// What the memory limits of all containers may add up to, as `64GiB`. Containers without a
+    /// limit count nothing.
+    ///
+    /// Narrowing: the lesser value of both files holds.
+    pub(crate) memory: Limit<Memory>,
+
+    /// Tasks of one user that wait or run. One more is told that the daemon is busy.
+    ///
+    /// Narrowing: the lesser value of both files holds.
+    pub(crate) tasks_per_user: Limit<Pids>,
+
+    /// Bytes of arguments of one user's tasks that wait or run, as `1GiB`.
+    ///
+    /// Narrowing: the lesser value of both files holds.
+    pub(crate) bytes_per_user: Limit<Memory>,
+
+    /// How long tasks may take to end once the daemon is told to (SIGTERM); then they are ended.
+    ///
+    /// Narrowing: the lesser value of both files holds.
+    pub(crate) drain: Limit<Time>,
+}
+
 /// What tasks may use.
 #[derive(Debug, Clone, Deserialize, JsonSchema, Default)]
 #[serde(deny_unknown_fields, default)]
@@ -341,5 +389,16 @@ pub(crate) fn visit<V: Visitor>(
     visitor.choice("build.settings", &mut rules.settings, &said.settings)?;
     visitor.bound(bound_keys!("build.time"), &mut rules.time, &said.time)?;
     visitor.bound(bound_keys!("build.layer"), &mut rules.layer_bytes, &said.layer)?;
+    let (rules, said) = (&mut policy.warm, &keys.warm);
+    visitor.bound(bound_keys!("warm.idle"), &mut rules.idle, &said.idle)?;
+    visitor.bound(bound_keys!("warm.containers"), &mut rules.containers, &said.containers)?;
+    let (key, user) = (bound_keys!("warm.containers_per_user"), &mut rules.containers_per_user);
+    visitor.bound(key, user, &said.containers_per_user)?;
+    visitor.bound(bound_keys!("warm.memory"), &mut rules.memory_bytes, &said.memory)?;
+    let (key, user) = (bound_keys!("warm.tasks_per_user"), &mut rules.tasks_per_user);
+    visitor.bound(key, user, &said.tasks_per_user)?;
+    let (key, user) = (bound_keys!("warm.bytes_per_user"), &mut rules.bytes_per_user);
+    visitor.bound(key, user, &said.bytes_per_user)?;
+    visitor.bound(bound_keys!("warm.drain"), &mut rules.drain, &said.drain)?;
     visitor.demands("require", &mut policy.require, &keys.require)
 }

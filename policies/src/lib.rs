@@ -56,7 +56,7 @@ pub use layers::{NarrowError, Narrowed, Note};
 pub use load::{Authority, LoadError, Loaded, SITE_FILE};
 pub use policy::{
     Access, BUILT_IN, Bound, BuildRules, EngineName, ImageRules, LimitRules, Mirror, MountRule,
-    Network, Origin, Policy, Protection, Registries, Ruled, RunAs, ShortNames,
+    Network, Origin, Policy, Protection, Registries, Ruled, RunAs, ShortNames, WarmRules,
 };
 pub use ric_yaml::{AmountError, Cpus, Memory, Mistake, Pids, Time, Unit};
 pub use schema::schema;

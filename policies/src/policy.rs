@@ -41,6 +41,8 @@ pub struct Policy {
     pub limits: LimitRules,
     /// What building images may do.
     pub build: BuildRules,
+    /// What a daemon keeps warm and lets wait.
+    pub warm: WarmRules,
     /// Protections that must be enforced here, or the task is refused.
     pub require: Vec<Ruled<Protection>>,
     /// The place that set each key last, by its name in the file (`mounts`, `limits.memory.most`).
@@ -209,6 +211,25 @@ pub struct BuildRules {
     pub time: Bound<Duration>,
     /// Bytes of the tar of what one step leaves behind.
     pub layer_bytes: Bound<u64>,
+}
+
+/// What a daemon keeps warm and lets wait. Only `most` of each bound means something.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WarmRules {
+    /// How long a container without a task is kept.
+    pub idle: Bound<Duration>,
+    /// Containers at once, of all users.
+    pub containers: Bound<u64>,
+    /// Containers at once, of one user.
+    pub containers_per_user: Bound<u64>,
+    /// Bytes that the memory limits of all containers may add up to.
+    pub memory_bytes: Bound<u64>,
+    /// Tasks of one user that wait or run.
+    pub tasks_per_user: Bound<u64>,
+    /// Bytes of the calls of one user that wait or run.
+    pub bytes_per_user: Bound<u64>,
+    /// How long tasks may take to end once the daemon is told to.
+    pub drain: Bound<Duration>,
 }
 
 /// What a task gets that asks for nothing, and the most it may ask for.

@@ -213,7 +213,8 @@ pub(crate) struct VerifyArgs {
 /// Write an image in another format
 ///
 /// `squashfs:PATH` is a root filesystem in one file, for this program and for the kernel. The
-/// image's variables, entry point and command are not in it.
+/// image's variables, entry point and command are not in it. `sif:PATH` is an image for Apptainer
+/// and Singularity, with all of them.
 ///
 /// Owners, modes, hard links, times and attributes are those of the image, whoever converts it: no
 /// rights and no other programs are needed. The file appears under its name when it is whole.

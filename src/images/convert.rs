@@ -19,7 +19,7 @@ pub(super) fn convert(args: ConvertArgs) -> Result<Answer, Failure> {
     let existing = if args.force { Existing::Replace } else { Existing::Keep };
     let options = ConvertOptions { compression: args.compression, existing };
     let converted = session.convert(&manifest, &args.target, options, &Bars::default())?;
-    let LeftOut { devices, xattrs, times_changed } = converted.left_out;
+    let LeftOut { devices, xattrs, times_changed, settings } = converted.left_out;
     if args.json {
         let answer = json!({
             "reference": manifest.reference,
@@ -30,6 +30,7 @@ pub(super) fn convert(args: ConvertArgs) -> Result<Answer, Failure> {
                 "devices": devices,
                 "xattrs": xattrs,
                 "times_changed": times_changed,
+                "settings": settings,
             },
         });
         return Ok(Answer::json(&answer, 0));
@@ -43,6 +44,9 @@ pub(super) fn convert(args: ConvertArgs) -> Result<Answer, Failure> {
         if count > 0 {
             text += &format!("{count} {what}\n");
         }
+    }
+    if !settings.is_empty() {
+        text += &format!("left out of the configuration: {}\n", settings.join(", "));
     }
     Ok(Answer::text(text))
 }

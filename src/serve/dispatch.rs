@@ -170,7 +170,8 @@ impl Daemon {
         let memory = pool.memory_bytes();
         self.containers < self.rules.containers_most
             && own < self.rules.containers_per_user_most
-            && (self.memory_bytes + memory <= self.rules.memory_bytes_most || self.containers == 0)
+            && (self.memory_bytes.saturating_add(memory) <= self.rules.memory_bytes_most
+                || self.containers == 0)
     }
 
     /// Ends the idle container that was not used for the longest time, if there is one.

@@ -2,6 +2,15 @@
 
 use std::time::Duration;
 
+use ric_policies::{Bound, Policy};
+
+/// Longer than any machine is up, and far from what an `Instant` can hold.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+fn most<T: Copy>(bound: &Bound<T>) -> Option<T> {
+    bound.most.as_ref().map(|rule| rule.value)
+}
+
 /// Bounds of what is kept warm and of what waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rules {
@@ -22,16 +31,20 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    /// What `policy` says.
-    pub(super) fn of(_: &ric_policies::Policy) -> Rules {
+    /// What `policy` says; what it does not bound has no bound.
+    pub(super) fn of(policy: &Policy) -> Rules {
+        let warm = &policy.warm;
+        let number = |bound: &Bound<u64>| most(bound).unwrap_or(u64::MAX);
+        let count = |bound: &Bound<u64>| usize::try_from(number(bound)).unwrap_or(usize::MAX);
+        let time = |bound: &Bound<Duration>| most(bound).unwrap_or(FOREVER);
         Rules {
-            idle: Duration::from_secs(600),
-            containers_most: 1024,
-            containers_per_user_most: 1024,
-            memory_bytes_most: u64::MAX,
-            tasks_per_user_most: 100_000,
-            bytes_per_user_most: 1 << 30,
-            drain: Duration::from_secs(30),
+            idle: time(&warm.idle),
+            containers_most: count(&warm.containers),
+            containers_per_user_most: count(&warm.containers_per_user),
+            memory_bytes_most: number(&warm.memory_bytes),
+            tasks_per_user_most: count(&warm.tasks_per_user),
+            bytes_per_user_most: number(&warm.bytes_per_user),
+            drain: time(&warm.drain),
         }
     }
 }

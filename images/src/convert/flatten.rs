@@ -5,6 +5,8 @@
 //! `docs/decisions/layers.md`, with two things kept that sandboxes have no use for but other
 //! formats hold: device nodes and file capabilities.
 
+mod added;
+
 use std::fs::File;
 use std::io::{BufWriter, Write};
 
@@ -16,6 +18,7 @@ use crate::layer::{
     Bytes, CAPABILITY, Device, Entries, Entry, Fault, IMPLIED, Kind, LayerPath, Meaning,
     NAME_BYTES_MAX, Refused, clean, meaning, shown, split,
 };
+pub(super) use added::Added;
 
 /// Symbolic links on the way to one entry, and components visited, as when a layer is unpacked.
 const LINKS_MAX: usize = 40;

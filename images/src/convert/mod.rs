@@ -5,7 +5,7 @@
 //!
 //! - `target` is where an image goes, `place` how it gets there: whole or not at all;
 //! - `flatten` makes one `tree` of all layers, and one file of all contents;
-//! - `squashfs` writes a file system of them.
+//! - `squashfs` writes a file system of them, and `sif` the same with what Apptainer wants to know.
 //!
 //! Nothing is unpacked to disk as a tree and nothing mounted, so that owners, modes, attributes and
 //! times are the same whoever converts; `docs/decisions/conversion.md` says what follows from that.
@@ -13,6 +13,7 @@
 mod error;
 mod flatten;
 mod place;
+mod sif;
 mod squashfs;
 mod target;
 mod tree;
@@ -26,12 +27,12 @@ pub use squashfs::Compression;
 pub use target::{Target, TargetError};
 
 use crate::layer::{Place as Spool, read_layer};
+use crate::shown::shown;
 use crate::source::Source;
 use crate::{Access, Digest, Identity, LayerDescriptor, Manifest, Progress, Reference, source};
 use flatten::{Dropped, Flattened};
 use place::Place;
 use squashfs::Unwritten;
-use tree::Tree;
 
 /// How an image is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -52,7 +53,7 @@ pub struct Converted {
 }
 
 /// What an image has that a target cannot hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LeftOut {
     /// Device nodes without a number.
     pub devices: u64,
@@ -60,6 +61,9 @@ pub struct LeftOut {
     pub xattrs: u64,
     /// Times of change that lost fractions of a second, or were brought into the target's range.
     pub times_changed: u64,
+    /// What the image declares, by its name in an OCI configuration (`Env`); a single variable as
+    /// `Env NAME`.
+    pub settings: Vec<String>,
 }
 
 /// Writes the image of `manifest` to `target`.
@@ -78,20 +82,10 @@ pub fn convert(
 ) -> Result<Converted, ConvertError> {
     let place = Place::prepare(target.path(), options.existing)?;
     let flattened = flatten(manifest, &place, access)?;
-    let (tree, dropped, content) = flattened.finish().map_err(|source| {
-        let (call, path) = ("write(2)", target.path().to_owned());
-        ConvertError::Disk { call, path, source }
-    })?;
+    let conversion = Conversion { manifest, target, options, access };
     match target {
-        Target::Squashfs(_) => {
-            let file = place.make_file(0o666)?;
-            let made = Made { tree: &tree, content: &content, manifest, access, options };
-            let written = made.squashfs(&file, 0).map_err(|why| unwritten(why, target))?;
-            place.publish_file(&file)?;
-            let Dropped { devices, xattrs } = dropped;
-            let left_out = LeftOut { devices, xattrs, times_changed: written.times_changed };
-            Ok(Converted { bytes: written.bytes, left_out })
-        }
+        Target::Squashfs(_) => conversion.write_squashfs(flattened, place),
+        Target::Sif(_) => conversion.write_sif(flattened, place),
     }
 }
 
@@ -158,41 +152,83 @@ impl Read for Watched<'_> {
     }
 }
 
-/// A tree, and what writing it needs.
-struct Made<'a> {
-    tree: &'a Tree,
-    content: &'a File,
+/// An image on its way to a target.
+struct Conversion<'a> {
     manifest: &'a Manifest,
-    access: &'a Access<'a>,
+    target: &'a Target,
     options: ConvertOptions,
+    access: &'a Access<'a>,
 }
 
-impl Made<'_> {
-    /// Writes a file system to `file` from byte `base` on, and tells how that gets on.
-    fn squashfs(&self, file: &File, base: u64) -> Result<squashfs::Written, Unwritten> {
+impl Conversion<'_> {
+    fn write_squashfs(
+        &self,
+        flattened: Flattened,
+        place: Place,
+    ) -> Result<Converted, ConvertError> {
+        let file = place.make_file(0o666)?;
+        let (written, mut left_out) = self.file_system(flattened, &file, 0)?;
+        place.publish_file(&file)?;
+        left_out.settings = texts(self.manifest.config.declared());
+        Ok(Converted { bytes: written, left_out })
+    }
+
+    fn write_sif(&self, mut flattened: Flattened, place: Place) -> Result<Converted, ConvertError> {
+        let documents =
+            sif::prepare(&mut flattened, self.manifest).map_err(self.disk("write(2)"))?;
+        let sif = sif::Sif::new(&documents, self.manifest.config.architecture.as_deref());
+        // A SIF is a program too.
+        let file = place.make_file(0o777)?;
+        let (root_bytes, mut left_out) = self.file_system(flattened, &file, sif.root_at())?;
+        sif.write(&file, root_bytes).map_err(|why| self.unwritten(why))?;
+        place.publish_file(&file)?;
+        left_out.settings =
+            documents.unnamed.iter().map(|name| format!("Env {}", shown(name))).collect();
+        Ok(Converted { bytes: sif.root_at() + root_bytes, left_out })
+    }
+
+    /// Writes a file system to `file` from byte `base` on, tells how that gets on, and how many
+    /// bytes it has.
+    fn file_system(
+        &self,
+        flattened: Flattened,
+        file: &File,
+        base: u64,
+    ) -> Result<(u64, LeftOut), ConvertError> {
+        let (tree, dropped, content) = flattened.finish().map_err(self.disk("write(2)"))?;
         let digest = match &self.manifest.identity {
             Identity::Digest(digest) => *digest,
             Identity::Fingerprint(text) => Digest::of(text.as_bytes()),
         };
-        let metadata = self.content.metadata();
-        let disk = |source| Unwritten::Disk { call: "fstat(2)", source };
+        let metadata = content.metadata().map_err(self.disk("fstat(2)"))?;
         let progress = self.access.progress;
-        progress.started(&digest, metadata.map_err(disk)?.len());
+        progress.started(&digest, metadata.len());
         let advanced = |bytes| progress.advanced(&digest, bytes);
         let compression = self.options.compression;
-        let written = squashfs::write(self.tree, self.content, file, base, compression, &advanced)?;
+        let written = squashfs::write(&tree, &content, file, base, compression, &advanced)
+            .map_err(|why| self.unwritten(why))?;
         progress.finished(&digest);
-        Ok(written)
+        let (Dropped { devices, xattrs }, settings) = (dropped, Vec::new());
+        let times_changed = written.times_changed;
+        Ok((written.bytes, LeftOut { devices, xattrs, times_changed, settings }))
+    }
+
+    /// Names the call that failed on the target.
+    fn disk(&self, call: &'static str) -> impl FnOnce(io::Error) -> ConvertError {
+        let path = self.target.path().to_owned();
+        move |source| ConvertError::Disk { call, path, source }
+    }
+
+    fn unwritten(&self, why: Unwritten) -> ConvertError {
+        match why {
+            Unwritten::Disk { call, source } => self.disk(call)(source),
+            Unwritten::Unholdable(what) => {
+                ConvertError::Unholdable { target: self.target.to_string(), what }
+            }
+        }
     }
 }
 
-fn unwritten(why: Unwritten, target: &Target) -> ConvertError {
-    match why {
-        Unwritten::Disk { call, source } => {
-            ConvertError::Disk { call, path: target.path().to_owned(), source }
-        }
-        Unwritten::Unholdable(what) => {
-            ConvertError::Unholdable { target: target.to_string(), what }
-        }
-    }
+fn texts(names: Vec<&str>) -> Vec<String> {
+    names.into_iter().map(str::to_owned).collect()
 }

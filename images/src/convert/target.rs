@@ -9,6 +9,8 @@ use std::str::FromStr;
 pub enum Target {
     /// `squashfs:PATH`: a root filesystem in one file.
     Squashfs(PathBuf),
+    /// `sif:PATH`: an image of Apptainer or Singularity.
+    Sif(PathBuf),
 }
 
 /// Why a text is not a [`Target`]. The user who wrote it must act.
@@ -29,13 +31,13 @@ pub enum TargetError {
 }
 
 /// What targets there are.
-const KNOWN: &str = "squashfs:PATH";
+const KNOWN: &str = "squashfs:PATH or sif:PATH";
 
 impl Target {
     /// What is written.
     pub fn path(&self) -> &Path {
         match self {
-            Target::Squashfs(path) => path,
+            Target::Squashfs(path) | Target::Sif(path) => path,
         }
     }
 }
@@ -47,6 +49,7 @@ impl FromStr for Target {
         let (word, path) = text.split_once(':').unwrap_or((text, ""));
         let made: fn(PathBuf) -> Target = match word {
             "squashfs" => Target::Squashfs,
+            "sif" => Target::Sif,
             _ => return Err(TargetError::Format { word: crate::shown::shown(word) }),
         };
         let path = PathBuf::from(path);
@@ -61,6 +64,7 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = match self {
             Target::Squashfs(_) => "squashfs",
+            Target::Sif(_) => "sif",
         };
         write!(f, "{word}:{}", self.path().display())
     }
@@ -72,7 +76,7 @@ mod tests {
 
     #[test]
     fn targets_print_as_they_are_written() {
-        for text in ["squashfs:a", "squashfs:/a/b:c.squashfs"] {
+        for text in ["squashfs:a", "squashfs:/a/b:c.squashfs", "sif:a.sif"] {
             assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
         }
     }

@@ -25,27 +25,10 @@ pub struct History {
 /// `history` is lowest first too, one that is not empty for each layer. What this returns is read
 /// again by [`read_documents`](crate::read_documents) as the same `config`.
 pub fn write_config(config: &Config, diff_ids: &[Digest], history: &[History]) -> Vec<u8> {
-    let set = |names: &[String]| -> BTreeMap<String, Empty> {
-        names.iter().map(|name| (name.clone(), Empty {})).collect()
-    };
-    let variables = config.variables.iter().map(|(name, value)| format!("{name}={value}"));
     let json = Json {
         architecture: config.architecture.as_deref().unwrap_or_default(),
         os: config.os.as_deref().unwrap_or("linux"),
-        config: Defaults {
-            user: config.user.as_deref(),
-            ports: set(&config.ports),
-            env: variables.collect(),
-            entrypoint: &config.entrypoint,
-            command: &config.command,
-            volumes: set(&config.volumes),
-            workdir: config.workdir.as_deref(),
-            labels: &config.labels,
-            stop_signal: config.stop_signal.as_deref(),
-            shell: &config.shell,
-            healthcheck: config.healthcheck.as_ref(),
-            on_build: &config.on_build,
-        },
+        config: defaults(config),
         rootfs: RootFs {
             kind: "layers",
             diff_ids: diff_ids.iter().map(Digest::to_string).collect(),
@@ -53,6 +36,32 @@ pub fn write_config(config: &Config, diff_ids: &[Digest], history: &[History]) -
         history,
     };
     serde_json::to_vec(&json).expect("texts, lists and maps with text keys are JSON")
+}
+
+/// Writes the part of a configuration that says what the image declares (`config`).
+pub(crate) fn write_defaults(config: &Config) -> Vec<u8> {
+    serde_json::to_vec(&defaults(config)).expect("texts, lists and maps with text keys are JSON")
+}
+
+fn defaults(config: &Config) -> Defaults<'_> {
+    let set = |names: &[String]| -> BTreeMap<String, Empty> {
+        names.iter().map(|name| (name.clone(), Empty {})).collect()
+    };
+    let variables = config.variables.iter().map(|(name, value)| format!("{name}={value}"));
+    Defaults {
+        user: config.user.as_deref(),
+        ports: set(&config.ports),
+        env: variables.collect(),
+        entrypoint: &config.entrypoint,
+        command: &config.command,
+        volumes: set(&config.volumes),
+        workdir: config.workdir.as_deref(),
+        labels: &config.labels,
+        stop_signal: config.stop_signal.as_deref(),
+        shell: &config.shell,
+        healthcheck: config.healthcheck.as_ref(),
+        on_build: &config.on_build,
+    }
 }
 
 #[derive(Serialize)]

@@ -12,13 +12,45 @@ use crate::Digest;
 
 /// Bytes of the header and of one descriptor.
 const HEADER_BYTES: usize = 128;
-const DESCRIPTOR_BYTES: usize = 585;
+pub(crate) const DESCRIPTOR_BYTES: usize = 585;
+
+/// Where in a descriptor is what only some kinds of object have.
+pub(crate) const EXTRA_AT: usize = 201;
 
 /// Most descriptors. Files have room for 48 unless asked for more.
 const DESCRIPTORS_MAX: u64 = 4096;
 
-const MAGIC: &[u8] = b"SIF_MAGIC\0";
-const VERSION: &[u8] = b"01\0";
+pub(crate) const MAGIC: &[u8] = b"SIF_MAGIC\0";
+pub(crate) const VERSION: &[u8] = b"01\0";
+
+/// Kinds of object: the text that an image was made by, a file system, a document.
+pub(crate) const DEFINITION: u32 = 0x4001;
+pub(crate) const PARTITION: u32 = 0x4004;
+pub(crate) const JSON: u32 = 0x4006;
+
+/// Kinds of file system, and the one that is the root.
+pub(crate) const SQUASHFS: u32 = 1;
+pub(crate) const PRIMARY_SYSTEM: u32 = 2;
+
+/// The document that the configuration of an OCI image is kept in.
+pub(crate) const OCI_CONFIG: &str = "oci-config.json";
+
+/// Architectures by their codes, in Go's words. `00` leaves it open.
+pub(crate) const ARCHITECTURES: [(&[u8; 3], &str); 13] = [
+    (b"01\0", "386"),
+    (b"02\0", "amd64"),
+    (b"03\0", "arm"),
+    (b"04\0", "arm64"),
+    (b"05\0", "ppc64"),
+    (b"06\0", "ppc64le"),
+    (b"07\0", "mips"),
+    (b"08\0", "mipsle"),
+    (b"09\0", "mips64"),
+    (b"10\0", "mips64le"),
+    (b"11\0", "s390x"),
+    (b"12\0", "riscv64"),
+    (b"13\0", "loong64"),
+];
 
 /// A place in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,16 +141,15 @@ pub(crate) fn read(
 /// None if the descriptor is not used.
 fn parse_descriptor(bytes: &[u8]) -> Option<Descriptor> {
     const NAME: std::ops::Range<usize> = 73..201;
-    const EXTRA: usize = 201;
     let name = bytes[NAME].split(|byte| *byte == 0).next().unwrap_or_default();
     (bytes[4] != 0).then(|| Descriptor {
         kind: u32_at(bytes, 0),
         id: u32_at(bytes, 5),
         span: Span { offset: u64_at(bytes, 17), bytes: u64_at(bytes, 25) },
         name: name.to_vec(),
-        file_system: u32_at(bytes, EXTRA),
-        partition: u32_at(bytes, EXTRA + 4),
-        architecture: [bytes[EXTRA + 8], bytes[EXTRA + 9], bytes[EXTRA + 10]],
+        file_system: u32_at(bytes, EXTRA_AT),
+        partition: u32_at(bytes, EXTRA_AT + 4),
+        architecture: [bytes[EXTRA_AT + 8], bytes[EXTRA_AT + 9], bytes[EXTRA_AT + 10]],
     })
 }
 
@@ -143,9 +174,6 @@ fn check_spans(descriptors: &[Descriptor], table: Span, file_bytes: u64) -> Resu
 }
 
 fn choose(descriptors: &[Descriptor], header_architecture: &[u8]) -> Result<Sif, Wrong> {
-    const PARTITION: u32 = 0x4004;
-    const JSON: u32 = 0x4006;
-    const PRIMARY_SYSTEM: u32 = 2;
     let is_primary = |d: &&Descriptor| d.kind == PARTITION && d.partition == PRIMARY_SYSTEM;
     let mut primary = descriptors.iter().filter(is_primary);
     let root = match (primary.next(), primary.next()) {
@@ -154,7 +182,7 @@ fn choose(descriptors: &[Descriptor], header_architecture: &[u8]) -> Result<Sif,
         (Some(_), Some(_)) => return Err("it has two primary system partitions".to_owned()),
     };
     let other = match root.file_system {
-        1 => None,
+        SQUASHFS => None,
         2 => Some("ext3, which only the kernel could mount"),
         3 => Some("an archive"),
         4 => Some("raw"),
@@ -169,7 +197,8 @@ fn choose(descriptors: &[Descriptor], header_architecture: &[u8]) -> Result<Sif,
         return Err("its header and its root filesystem are for two architectures".to_owned());
     }
     let mut configs = descriptors.iter().filter(|descriptor| {
-        descriptor.kind == JSON && matches!(&*descriptor.name, b"oci-config.json" | b"oci-config")
+        descriptor.kind == JSON
+            && [OCI_CONFIG.as_bytes(), b"oci-config"].contains(&&*descriptor.name)
     });
     let oci_config = configs.next().map(|descriptor| descriptor.span);
     if configs.next().is_some() {
@@ -180,23 +209,12 @@ fn choose(descriptors: &[Descriptor], header_architecture: &[u8]) -> Result<Sif,
 
 /// Go's word for an architecture; none if the file leaves it open.
 fn architecture(code: &[u8]) -> Result<Option<&'static str>, Wrong> {
-    Ok(Some(match code {
-        b"00\0" => return Ok(None),
-        b"01\0" => "386",
-        b"02\0" => "amd64",
-        b"03\0" => "arm",
-        b"04\0" => "arm64",
-        b"05\0" => "ppc64",
-        b"06\0" => "ppc64le",
-        b"07\0" => "mips",
-        b"08\0" => "mipsle",
-        b"09\0" => "mips64",
-        b"10\0" => "mips64le",
-        b"11\0" => "s390x",
-        b"12\0" => "riscv64",
-        b"13\0" => "loong64",
-        other => return Err(format!("its architecture `{}` is unknown", other.escape_ascii())),
-    }))
+    if code == b"00\0" {
+        return Ok(None);
+    }
+    let known = ARCHITECTURES.iter().find(|(known, _)| *known == code);
+    let unknown = || format!("its architecture `{}` is unknown", code.escape_ascii());
+    known.map(|(_, word)| Some(*word)).ok_or_else(unknown)
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

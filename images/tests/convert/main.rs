@@ -10,6 +10,8 @@ mod layer_twice;
 #[cfg(test)]
 mod place;
 #[cfg(test)]
+mod sif;
+#[cfg(test)]
 mod site;
 #[cfg(test)]
 mod squashfs;

@@ -93,11 +93,16 @@ impl Site {
 
     /// What a reference of one layer unpacks to, name by name.
     pub(super) fn tree(&self, reference: &Reference) -> Vec<String> {
+        listing(&self.root(reference))
+    }
+
+    /// Where the layer of a reference of one layer is.
+    pub(super) fn root(&self, reference: &Reference) -> PathBuf {
         let manifest = self.resolve(reference);
         let image = self.access(|access| ensure(&manifest, Form::Layers, access));
         let image = image.unwrap_or_else(|error| panic!("{}", chain(&error)));
         let [root] = &image.layers[..] else { panic!("{image:?}") };
-        listing(root)
+        root.clone()
     }
 
     /// What is in the site's directory.

@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
 use libtest_mimic::Failed;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::root_files::{SEEN, look, pack};
 use crate::case::Case;
@@ -21,8 +22,13 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("conversion_runs", conversion_runs),
     ];
     all = all.into_iter().map(|case| case.needs(&[Need::Busybox, Need::Mksquashfs])).collect();
-    let apptainer = Case::new("conversion_runs_in_apptainer", runs_in_apptainer);
-    all.push(apptainer.needs(&[Need::Root, Need::Busybox, Need::Apptainer]));
+    for (name, case) in [
+        ("conversion_runs_in_apptainer", runs_in_apptainer as fn(&Stage) -> _),
+        ("sif_is_an_image_to_apptainer", sif_is_an_image_to_apptainer),
+    ] {
+        all.push(Case::new(name, case).needs(&[Need::Root, Need::Busybox, Need::Apptainer]));
+    }
+    all.push(Case::new("sif_runs_as_its_image_does", sif_runs).needs(&[Need::Busybox]));
     all
 }
 
@@ -42,6 +48,84 @@ fn runs_in_apptainer(stage: &Stage) -> Result<(), Failed> {
         let ran = peers::apptainer(&folder, &words).output()?;
         claim!(ran.code == Some(0), "{compression}: {}", ran.told());
         claim!(ran.stdout == "from apptainer\n", "{compression}: {}", ran.told());
+    }
+    Ok(())
+}
+
+/// Variables with every character that a shell could take for its own; Apptainer 1.4 itself loses
+/// the second.
+const AWKWARD: [&str; 7] = [
+    "PLAIN=a",
+    "QUOTES=b\"a$r'c`d\\e!",
+    "LINES=a\nb\n\nc",
+    "RETURNS=a\r\nb\r",
+    "BLANKS= a  b\t",
+    "GLOB=* ? [a] ~ {b,c}",
+    "EXPANSION=${HOME} $(id) $((1))",
+];
+
+/// An image that prints the words that it runs with.
+fn telling() -> Result<Image, Failed> {
+    Image::busybox(json!({
+        "Env": AWKWARD, "WorkingDir": "/tmp", "Labels": {"org.example": "\"a\""},
+        "Entrypoint": ["/bin/busybox", "printf", "%s|"], "Cmd": ["it's", "a  b", "$HOME", "\""],
+    }))
+}
+
+/// Makes a SIF in a directory that Apptainer may write, and returns the directory.
+fn sif(stage: &Stage, image: &Image) -> Result<PathBuf, Failed> {
+    let folder = peers::folder(&stage.home)?;
+    let image = format!("docker-archive:{}", stage.file("image.tar", image.docker_archive()?)?);
+    let file = stage.home.join("image.sif");
+    convert(stage, &image, &format!("sif:{}", file.display()), &[])?;
+    let there = folder.join("image.sif");
+    fs::copy(&file, &there)?;
+    fs::set_permissions(&there, fs::Permissions::from_mode(0o755))?;
+    Ok(folder)
+}
+
+/// The real Apptainer runs what the image runs, with its variables, and shows what it is.
+fn sif_is_an_image_to_apptainer(stage: &Stage) -> Result<(), Failed> {
+    let folder = sif(stage, &telling()?)?;
+    let told = |words: &[&str]| -> Result<String, Failed> {
+        let ran = peers::apptainer(&folder, words).output()?;
+        claim!(ran.code == Some(0), "{words:?}: {}", ran.told());
+        Ok(ran.stdout)
+    };
+    let ran = told(&["run", "image.sif"])?;
+    claim!(ran == "it's|a  b|$HOME|\"|", "{ran:?}");
+    let ran = told(&["run", "image.sif", "other", "$x y"])?;
+    claim!(ran == "other|$x y|", "{ran:?}");
+    let seen = told(&["exec", "--env", "PLAIN=other", "image.sif", "/bin/env", "-0"])?;
+    let seen: Vec<&str> = seen.split('\0').collect();
+    claim!(seen.contains(&"PLAIN=other"), "what the user asks for wins: {seen:?}");
+    for variable in &AWKWARD[1..] {
+        claim!(seen.contains(variable), "{variable:?} is not in {seen:?}");
+    }
+    let shown: Value = serde_json::from_str(&told(&["inspect", "--all", "image.sif"])?)?;
+    let attributes = &shown["data"]["attributes"];
+    claim!(attributes["labels"]["org.example"] == "\"a\"", "{attributes}");
+    let runscript = attributes["runscript"].as_str().unwrap_or_default();
+    claim!(runscript.contains("'printf' '%s|'"), "{attributes}");
+    let definition = attributes["deffile"].as_str().unwrap_or_default();
+    claim!(definition.contains("from: sha256:"), "{attributes}");
+    Ok(())
+}
+
+/// What comes back is the same image to this program, too.
+fn sif_runs(stage: &Stage) -> Result<(), Failed> {
+    let image = stage.file("image.tar", telling()?.docker_archive()?)?;
+    let file = stage.home.join("image.sif");
+    let (image, target) = (format!("docker-archive:{image}"), format!("sif:{}", file.display()));
+    convert(stage, &image, &target, &[])?;
+    let look = |image: &str| -> Result<String, Failed> {
+        let words = ["run", "--image", image, "--", "/bin/sh", "-c", "pwd; exec env -0"];
+        Ok(stage.cli(&words).output()?.expect_code(0)?.answer.stdout)
+    };
+    let (was, is) = (look(&image)?, look(&target)?);
+    claim!(was == is, "{was:?} became {is:?}");
+    for variable in AWKWARD {
+        claim!(is.split('\0').any(|seen| seen.ends_with(variable)), "{variable:?}: {is:?}");
     }
     Ok(())
 }

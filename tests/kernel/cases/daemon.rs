@@ -40,6 +40,8 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("daemon_puts_containers_below_their_callers_cgroup", below_callers_cgroup)
             .people(&[Person::Root])
             .needs(&[Need::CgroupV1]),
+        Case::new("daemon_tells_who_floods_it_that_it_is_busy", tells_busy),
+        Case::new("daemon_ends_containers_that_are_idle_or_too_many", bounds_containers),
         Case::new("daemon_survives_hostile_clients", survives_hostile_clients),
         Case::new("daemon_bounds_what_tasks_print", bounds_prints),
         Case::new("daemon_ends_in_good_order", ends_in_good_order),
@@ -326,6 +328,49 @@ fn below_callers_cgroup(stage: &Stage) -> Result<(), Failed> {
     claim!(!is_below(&daemons), "{id} is in the daemon's own cgroup");
     end(stage, daemon)?;
     nothing_left(&other)
+}
+
+/// A queue has a bound, and who passes it is told so and loses nothing of what was taken.
+fn tells_busy(stage: &Stage) -> Result<(), Failed> {
+    let text = "version: 1\nname: tight\nwarm: {tasks_per_user: {most: 2}}\n";
+    let file = stage.file("policy.yaml", text)?;
+    let daemon = serve(stage, command(stage, &["--policy", &file]))?;
+    let naps = (0..2).map(|_| daemon.start_call(&WARM, "nap", &["--arg", "3"]));
+    let naps = naps.collect::<Result<Vec<_>, _>>()?;
+    let busy = || -> Result<bool, Failed> {
+        let all = daemon.ps(stage)?;
+        let working = all["containers"].as_array().cloned().unwrap_or_default();
+        Ok(working.iter().filter(|one| one["state"] == "working").count() == 2)
+    };
+    while !busy()? {}
+    let ran = daemon.call(&WARM, "number", &[])?.expect_status("busy")?.expect_code(125)?;
+    let error = ran.outcome["error"].as_str().unwrap_or_default().to_owned();
+    claim!(error.contains("your queue is full"), "{error}");
+    for nap in naps {
+        let answer = nap.wait()?;
+        claim!(answer.code == Some(0), "{}", answer.told());
+    }
+    daemon.call(&WARM, "number", &[])?.expect_code(0)?;
+    end(stage, daemon)
+}
+
+fn bounds_containers(stage: &Stage) -> Result<(), Failed> {
+    let text = "version: 1\nname: tight\nwarm: {containers: {most: 2}, idle: {most: 2s}}\n";
+    let file = stage.file("policy.yaml", text)?;
+    let daemon = serve(stage, command(stage, &["--policy", &file]))?;
+    let count = || -> Result<usize, Failed> {
+        Ok(daemon.ps(stage)?["containers"].as_array().map_or(0, Vec::len))
+    };
+    for number in 0..5 {
+        let variable = format!("NUMBER={number}");
+        let flags: Vec<&str> = WARM.iter().chain(&["--variable", &variable]).copied().collect();
+        daemon.call(&flags, "number", &[])?.expect_code(0)?;
+        let count = count()?;
+        claim!(count <= 2, "{count} containers");
+    }
+    claim!(count()? > 0, "none was kept");
+    while count()? > 0 {}
+    end(stage, daemon)
 }
 
 /// Whatever comes, others are served, and nothing grows.

@@ -6,29 +6,43 @@ use super::pack::{Compression, Packer};
 /// Bytes of a block before it is packed (squashfs.rst, "Inodes").
 pub(super) const BLOCK_BYTES: usize = 8192;
 
-/// Numbers of the format, little-endian, one after the other.
+/// Numbers of a format, little-endian, one after the other.
 #[derive(Debug, Default)]
-pub(super) struct Row(Vec<u8>);
+pub(in crate::convert) struct Row(Vec<u8>);
 
 impl Row {
-    pub(super) fn bytes(&mut self, bytes: &[u8]) -> &mut Row {
+    pub(in crate::convert) fn bytes(&mut self, bytes: &[u8]) -> &mut Row {
         self.0.extend_from_slice(bytes);
         self
     }
 
-    pub(super) fn u16(&mut self, value: u16) -> &mut Row {
+    pub(in crate::convert) fn u16(&mut self, value: u16) -> &mut Row {
         self.bytes(&value.to_le_bytes())
     }
 
-    pub(super) fn u32(&mut self, value: u32) -> &mut Row {
+    pub(in crate::convert) fn u32(&mut self, value: u32) -> &mut Row {
         self.bytes(&value.to_le_bytes())
     }
 
-    pub(super) fn u64(&mut self, value: u64) -> &mut Row {
+    pub(in crate::convert) fn u64(&mut self, value: u64) -> &mut Row {
         self.bytes(&value.to_le_bytes())
     }
 
-    pub(super) fn as_slice(&self) -> &[u8] {
+    pub(in crate::convert) fn i64(&mut self, value: i64) -> &mut Row {
+        self.bytes(&value.to_le_bytes())
+    }
+
+    /// Adds zeros until there are `count` bytes.
+    pub(in crate::convert) fn fill(&mut self, count: usize) -> &mut Row {
+        self.0.resize(count.max(self.0.len()), 0);
+        self
+    }
+
+    pub(in crate::convert) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(in crate::convert) fn as_slice(&self) -> &[u8] {
         &self.0
     }
 }

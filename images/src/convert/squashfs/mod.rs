@@ -28,8 +28,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::tree::Tree;
-use metadata::{Row, Table};
+use metadata::Table;
 
+pub(super) use metadata::Row;
 pub use pack::Compression;
 
 /// Bytes of a full block of data: what every tool makes by default.
