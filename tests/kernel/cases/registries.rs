@@ -138,7 +138,7 @@ fn pushed_sif_runs(stage: &Stage) -> Result<(), Failed> {
     let folder = peers::folder(&stage.home)?;
     let archive = Image::busybox(json!({"Env": ["COLOR=a blue"]}))?.docker_archive()?;
     fs::write(folder.join("image.tar"), archive)?;
-    let image = format!("oras://{}/a:1", registry.host);
+    let image = format!("oras://{}/group/a:1", registry.host);
     for words in [
         &["build", "image.sif", "docker-archive:image.tar"][..],
         &["push", "--no-https", "image.sif", &image],
@@ -151,7 +151,7 @@ fn pushed_sif_runs(stage: &Stage) -> Result<(), Failed> {
         claim!(ran.answer.stdout == "a blue\n", "{}", ran.answer.told());
     }
     // What it is not is said, with what to write instead.
-    let docker = format!("docker://{}/a:1", registry.host);
+    let docker = format!("docker://{}/group/a:1", registry.host);
     let ran = look(stage, &registry, &docker)?.output()?.expect_code(125)?;
     claim!(ran.answer.stderr.contains("oras://HOST/NAME"), "{}", ran.answer.told());
     Ok(())
