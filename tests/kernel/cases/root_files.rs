@@ -24,6 +24,8 @@ pub(crate) fn cases() -> Vec<Case> {
     all = all.into_iter().map(|case| case.needs(&[Need::Busybox, Need::Mksquashfs])).collect();
     let built = Case::new("sif_that_apptainer_built_runs", built_sif_runs);
     all.push(built.needs(&[Need::Root, Need::Busybox, Need::Apptainer]));
+    let shifter = Case::new("shifter_image_runs_for_those_it_is_for", shifter_image_runs);
+    all.push(shifter.needs(&[Need::Root, Need::Busybox, Need::Mksquashfs]));
     all
 }
 
@@ -99,6 +101,36 @@ fn built_sif_runs(stage: &Stage) -> Result<(), Failed> {
     let ran = stage.cli(&words).output()?.expect_code(0)?;
     claim!(ran.answer.stdout.starts_with("b\"l$ue\n/bin\n"), "{}", ran.answer.told());
     claim!(ran.answer.stdout.contains(".singularity.d"), "{}", ran.answer.told());
+    Ok(())
+}
+
+/// As an image gateway leaves it, readable to everybody.
+fn shifter_image_runs(stage: &Stage) -> Result<(), Failed> {
+    const ID: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let folder = stage.home.join("gateway");
+    fs::create_dir(&folder)?;
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755))?;
+    let write = |end: &str, bytes: &[u8]| {
+        let path = folder.join(format!("{ID}.{end}"));
+        fs::write(&path, bytes)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644))
+    };
+    write("squashfs", &fs::read(pack(stage, "gzip")?)?)?;
+    let policy = format!("version: 1\nimages: {{shifter: ['{}']}}\n", folder.display());
+    let image = format!("shifter:id:{ID}");
+    let run = || {
+        let words = ["run", "--image", &image, "--", "/bin/busybox", "sh", "-c"];
+        let script = "echo $COLOR; cat /data/small";
+        stage.cli(&[&words[..], &[script]].concat()).site_policy(&policy)?.output()
+    };
+    let meta = "FORMAT: squashfs\nENV: PATH=/bin\nENV: COLOR=a \"blue\n";
+    write("meta", meta.as_bytes())?;
+    let ran = run()?.expect_code(0)?;
+    claim!(ran.answer.stdout == "a \"blue\nsmall\n", "{}", ran.answer.told());
+    // For somebody else alone; that it is in the store changes nothing.
+    write("meta", format!("{meta}USERACL: 4242\n").as_bytes())?;
+    let ran = run()?.expect_code(125)?;
+    claim!(ran.answer.stderr.contains("for users and groups that"), "{}", ran.answer.told());
     Ok(())
 }
 
