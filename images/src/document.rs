@@ -21,10 +21,13 @@ pub(crate) const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
 /// (`OVL_MAX_STACK`, fs/overlayfs): a longer list is made to cost memory.
 pub(crate) const LAYERS_MAX: usize = 1000;
 
-const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+
+/// The media type of an image's configuration.
+pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 
 /// The media type of a layer that is an uncompressed tar.
 pub(crate) const PLAIN_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
@@ -306,10 +309,7 @@ fn image(config: JsonDescriptor, layers: Vec<JsonDescriptor>) -> Result<Document
     check_media_type(
         "configuration",
         &config.media_type,
-        &[
-            "application/vnd.oci.image.config.v1+json",
-            "application/vnd.docker.container.image.v1+json",
-        ],
+        &[OCI_CONFIG, "application/vnd.docker.container.image.v1+json"],
     )?;
     let layers: Result<_, _> =
         (1..).zip(layers).map(|(number, layer)| layer.check(format!("layer {number}"))).collect();

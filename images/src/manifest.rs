@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::document::{OCI_CONFIG, OCI_MANIFEST, layer_media_type};
 use crate::{Digest, Healthcheck};
 
 /// An image by digest: what `plan` needs to know and what `ensure` needs to fetch.
@@ -119,4 +120,42 @@ pub enum MediaType {
     Squashfs,
     /// A Singularity or Apptainer image, whose root is a squashfs in it.
     Sif,
+}
+
+/// Writes the manifest of an image with this configuration and these layers, lowest first.
+pub(crate) fn write_manifest(config: &[u8], layers: &[LayerDescriptor]) -> Vec<u8> {
+    let layers = layers.iter().map(|layer| Descriptor {
+        media_type: layer_media_type(layer.media_type),
+        digest: layer.digest,
+        size: layer.blob_bytes,
+    });
+    let manifest = serde_json::to_vec(&ManifestJson {
+        schema_version: 2,
+        media_type: OCI_MANIFEST,
+        config: Descriptor {
+            media_type: OCI_CONFIG,
+            digest: Digest::of(config),
+            size: config.len() as u64,
+        },
+        layers: layers.collect(),
+    });
+    manifest.expect("texts, numbers and lists have a JSON form")
+}
+
+/// OCI image-spec v1.1, "Image Manifest".
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ManifestJson {
+    schema_version: u8,
+    media_type: &'static str,
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Descriptor {
+    media_type: &'static str,
+    digest: Digest,
+    size: u64,
 }

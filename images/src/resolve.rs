@@ -320,6 +320,33 @@ struct ReadImage {
     documents: Vec<(Digest, Vec<u8>)>,
 }
 
+/// The manifest and the configuration of an image that was resolved before, byte for byte, from
+/// where it is.
+///
+/// # Errors
+/// As [`resolve`]; [`SourceError::Missing`] if another image is there now.
+pub(crate) fn read_again(
+    manifest: &Manifest,
+    reference: &Reference,
+    source: &dyn Source,
+) -> Result<[Vec<u8>; 2], ResolveError> {
+    let mut image = read_image(reference, source)?;
+    let reference = reference.to_string();
+    let missing = || SourceError::Missing {
+        path: PathBuf::from(&reference),
+        entry: manifest.identity.to_string(),
+    };
+    match (image.documents.pop(), image.documents.pop()) {
+        (Some((_, config)), Some((_, bytes))) if image.manifest.identity == manifest.identity => {
+            Ok([bytes, config])
+        }
+        _ => {
+            let source = Box::new(missing());
+            Err(ResolveError::Source { reference, source })
+        }
+    }
+}
+
 fn read_image(reference: &Reference, source: &dyn Source) -> Result<ReadImage, ResolveError> {
     let text = || reference.to_string();
     let wrong = |source| ResolveError::Manifest { reference: text(), source };

@@ -216,6 +216,10 @@ pub(crate) struct VerifyArgs {
 /// image's variables, entry point and command are not in it. `sif:PATH` is an image for Apptainer
 /// and Singularity, with all of them.
 ///
+/// `oci:PATH[:TAG]`, `oci-archive:PATH` and `docker-archive:PATH` have the image's own layers, and
+/// `docker-daemon:NAME[:TAG]` puts it into a running Docker or Podman. `dir:PATH` is a directory.
+/// `shifter:DIR` is an image directory of Shifter.
+///
 /// Owners, modes, hard links, times and attributes are those of the image, whoever converts it: no
 /// rights and no other programs are needed. The file appears under its name when it is whole.
 #[derive(Debug, Args)]

@@ -19,16 +19,18 @@ pub(super) fn convert(args: ConvertArgs) -> Result<Answer, Failure> {
     let existing = if args.force { Existing::Replace } else { Existing::Keep };
     let options = ConvertOptions { compression: args.compression, existing };
     let converted = session.convert(&manifest, &args.target, options, &Bars::default())?;
-    let LeftOut { devices, xattrs, times_changed, settings } = converted.left_out;
+    let LeftOut { devices, xattrs, owners, times_changed, settings } = converted.left_out;
     if args.json {
         let answer = json!({
             "reference": manifest.reference,
             "identity": manifest.identity.to_string(),
             "target": args.target.to_string(),
+            "name": converted.name,
             "size_bytes": converted.bytes,
             "left_out": {
                 "devices": devices,
                 "xattrs": xattrs,
+                "owners": owners,
                 "times_changed": times_changed,
                 "settings": settings,
             },
@@ -36,9 +38,13 @@ pub(super) fn convert(args: ConvertArgs) -> Result<Answer, Failure> {
         return Ok(Answer::json(&answer, 0));
     }
     let mut text = format!("{}  {}\n", args.target, HumanBytes(converted.bytes));
+    if let Some(name) = &converted.name {
+        text += &format!("as {name}\n");
+    }
     for (count, what) in [
         (devices, "device nodes were left out"),
         (xattrs, "extended attributes were left out"),
+        (owners, "files and directories are yours instead of their owners'"),
         (times_changed, "times of change were brought to what the format holds"),
     ] {
         if count > 0 {

@@ -1,8 +1,6 @@
 //! The documents of an image that was built.
 
-use serde::Serialize;
-
-use crate::document::layer_media_type;
+use crate::manifest::write_manifest;
 use crate::{
     Config, Digest, History, Identity, LayerDescriptor, Manifest, Store, StoreError, write_config,
 };
@@ -47,41 +45,8 @@ impl Draft {
     fn documents(&self) -> (Vec<u8>, Vec<u8>) {
         let diff_ids: Vec<Digest> = self.layers.iter().map(|layer| layer.diff_id).collect();
         let config = write_config(&self.config, &diff_ids, &self.history);
-        let layers = self.layers.iter().map(|layer| Descriptor {
-            media_type: layer_media_type(layer.media_type),
-            digest: layer.digest,
-            size: layer.blob_bytes,
-        });
-        let manifest = serde_json::to_vec(&ManifestJson {
-            schema_version: 2,
-            media_type: "application/vnd.oci.image.manifest.v1+json",
-            config: Descriptor {
-                media_type: "application/vnd.oci.image.config.v1+json",
-                digest: Digest::of(&config),
-                size: config.len() as u64,
-            },
-            layers: layers.collect(),
-        });
-        (manifest.expect("texts, numbers and lists have a JSON form"), config)
+        (write_manifest(&config, &self.layers), config)
     }
-}
-
-/// OCI image-spec v1.1, "Image Manifest".
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ManifestJson {
-    schema_version: u8,
-    media_type: &'static str,
-    config: Descriptor,
-    layers: Vec<Descriptor>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Descriptor {
-    media_type: &'static str,
-    digest: Digest,
-    size: u64,
 }
 
 #[cfg(test)]

@@ -1,38 +1,55 @@
 //! Writes an image in another format.
 //!
-//! All sources become one tree, all formats are made of that tree: n + m converters. In reading
-//! order:
+//! All sources give the same layers, and all formats are made of these or of the one tree that they
+//! are: n + m converters. In reading order:
 //!
 //! - `target` is where an image goes, `place` how it gets there: whole or not at all;
+//! - `origin` gives the layers, whatever the image comes from;
 //! - `flatten` makes one `tree` of all layers, and one file of all contents;
-//! - `squashfs` writes a file system of them, and `sif` the same with what Apptainer wants to know.
+//! - `squashfs` writes a file system of them, and `sif` the same with what Apptainer wants to know;
+//! - `directory` writes the tree as it is;
+//! - `shifter` says what stands beside a squashfs in an image directory of Shifter;
+//! - `layered` is the image with its layers as they are, `sink` takes files by name;
+//! - `layout` and `docker_archive` write the one into the other.
 //!
 //! Nothing is unpacked to disk as a tree and nothing mounted, so that owners, modes, attributes and
 //! times are the same whoever converts; `docs/decisions/conversion.md` says what follows from that.
 
+mod directory;
+mod docker_archive;
 mod error;
 mod flatten;
+mod layered;
+mod layout;
+mod origin;
 mod place;
+mod shifter;
 mod sif;
+mod sink;
 mod squashfs;
 mod target;
 mod tree;
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{Seek as _, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 pub use error::ConvertError;
 pub use place::Existing;
 pub use squashfs::Compression;
 pub use target::{Target, TargetError};
 
-use crate::layer::{Place as Spool, read_layer};
 use crate::shown::shown;
-use crate::source::Source;
-use crate::{Access, Digest, Identity, LayerDescriptor, Manifest, Progress, Reference, source};
+use crate::{Access, Digest, Identity, Manifest, source};
 use flatten::{Dropped, Flattened};
+use layered::Layered;
+use origin::Origin;
 use place::Place;
+use sink::{Folder, Tar};
 use squashfs::Unwritten;
+use target::docker_name;
 
 /// How an image is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -48,6 +65,9 @@ pub struct ConvertOptions {
 pub struct Converted {
     /// Bytes of the target.
     pub bytes: u64,
+    /// What the image is called there, where its target does not say so: its ID in a Docker, its
+    /// reference in an image directory of Shifter.
+    pub name: Option<String>,
     /// What the image has and the target does not.
     pub left_out: LeftOut,
 }
@@ -55,10 +75,14 @@ pub struct Converted {
 /// What an image has that a target cannot hold.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LeftOut {
-    /// Device nodes without a number.
+    /// Device nodes: those without a number, all where this user may make none, and with the
+    /// sockets all of a directory.
     pub devices: u64,
     /// Extended attributes: access control lists, labels, marks of overlayfs.
     pub xattrs: u64,
+    /// Files and directories that belong to whoever converts instead of their owners, and set no
+    /// user or group ID.
+    pub owners: u64,
     /// Times of change that lost fractions of a second, or were brought into the target's range.
     pub times_changed: u64,
     /// What the image declares, by its name in an OCI configuration (`Env`); a single variable as
@@ -80,111 +104,174 @@ pub fn convert(
     options: ConvertOptions,
     access: &Access<'_>,
 ) -> Result<Converted, ConvertError> {
-    let place = Place::prepare(target.path(), options.existing)?;
-    let flattened = flatten(manifest, &place, access)?;
-    let conversion = Conversion { manifest, target, options, access };
+    let origin = Origin::new(manifest, access);
+    let conversion = Conversion { origin: &origin, target, options };
     match target {
-        Target::Squashfs(_) => conversion.write_squashfs(flattened, place),
-        Target::Sif(_) => conversion.write_sif(flattened, place),
-    }
-}
-
-/// Reads all layers, lowest first.
-fn flatten(
-    manifest: &Manifest,
-    place: &Place,
-    access: &Access<'_>,
-) -> Result<Flattened, ConvertError> {
-    let text = || manifest.reference.clone();
-    let no_source = |error| ConvertError::Source { reference: text(), source: Box::new(error) };
-    let reference: Reference = manifest
-        .reference
-        .parse()
-        .map_err(|source| ConvertError::Reference { reference: text(), source })?;
-    let source = source::open(&reference, access.network()).map_err(no_source)?;
-    let source = source.ok_or_else(|| ConvertError::NoLayers { reference: text() })?;
-    let mut flattened = Flattened::new(place.scratch_file()?);
-    for layer in &manifest.layers {
-        let (digest, progress) = (layer.digest, access.progress);
-        let blob = open_layer(layer, source.as_ref(), access, &text)?;
-        progress.started(&digest, layer.blob_bytes);
-        let mut watched = Watched { blob, digest, progress };
-        let scratch = Spool::Within(place.work());
-        let add = |bytes| flattened.add_layer(bytes, access.limits);
-        read_layer(layer, &mut watched, access.limits, scratch, add).map_err(|error| {
-            ConvertError::Layer { reference: text(), digest, source: Box::new(error) }
-        })?;
-        progress.finished(&digest);
-    }
-    Ok(flattened)
-}
-
-/// Opens a layer as it came: the store's own copy, if there is one, else that of the source.
-fn open_layer<'a>(
-    layer: &LayerDescriptor,
-    source: &'a dyn Source,
-    access: &Access<'_>,
-    text: &dyn Fn() -> String,
-) -> Result<Box<dyn Read + Send + 'a>, ConvertError> {
-    if let Some(store) = access.store {
-        let kept = store.open_blob(&layer.digest, layer.blob_bytes);
-        let kept = kept.map_err(|source| ConvertError::Store { reference: text(), source })?;
-        if let Some(kept) = kept {
-            return Ok(Box::new(kept));
-        }
-    }
-    let error = |error| ConvertError::Source { reference: text(), source: Box::new(error) };
-    source.layer(layer).map_err(error)
-}
-
-/// Tells how much of a layer was read.
-struct Watched<'a> {
-    blob: Box<dyn Read + Send + 'a>,
-    digest: Digest,
-    progress: &'a dyn Progress,
-}
-
-impl Read for Watched<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.blob.read(buffer)?;
-        self.progress.advanced(&self.digest, count as u64);
-        Ok(count)
+        Target::Squashfs(_) => conversion.write_squashfs(),
+        Target::Sif(_) => conversion.write_sif(),
+        Target::Dir(path) => conversion.write_directory(path),
+        Target::DockerArchive(_) => conversion.write_docker_archive(),
+        Target::OciArchive(_) => conversion.write_oci_archive(),
+        Target::OciLayout { path, tag } => conversion.write_oci_layout(path, tag.as_deref()),
+        Target::DockerDaemon(name) => conversion.load_into_docker(name),
+        Target::Shifter(folder) => conversion.write_shifter(folder),
     }
 }
 
 /// An image on its way to a target.
 struct Conversion<'a> {
-    manifest: &'a Manifest,
+    origin: &'a Origin<'a>,
     target: &'a Target,
     options: ConvertOptions,
-    access: &'a Access<'a>,
 }
 
 impl Conversion<'_> {
-    fn write_squashfs(
-        &self,
-        flattened: Flattened,
-        place: Place,
-    ) -> Result<Converted, ConvertError> {
+    fn write_squashfs(&self) -> Result<Converted, ConvertError> {
+        let place = self.place()?;
+        let flattened = self.flatten(&place)?;
         let file = place.make_file(0o666)?;
-        let (written, mut left_out) = self.file_system(flattened, &file, 0)?;
+        let (bytes, mut left_out) = self.file_system(flattened, &place, &file, 0)?;
         place.publish_file(&file)?;
-        left_out.settings = texts(self.manifest.config.declared());
-        Ok(Converted { bytes: written, left_out })
+        left_out.settings = self.declared();
+        Ok(Converted { bytes, name: None, left_out })
     }
 
-    fn write_sif(&self, mut flattened: Flattened, place: Place) -> Result<Converted, ConvertError> {
-        let documents =
-            sif::prepare(&mut flattened, self.manifest).map_err(self.disk("write(2)"))?;
-        let sif = sif::Sif::new(&documents, self.manifest.config.architecture.as_deref());
+    /// The file system first: Shifter looks for an image by its meta file.
+    fn write_shifter(&self, folder: &Path) -> Result<Converted, ConvertError> {
+        let config = &self.origin.manifest.config;
+        let Identity::Digest(digest) = &self.origin.manifest.identity else {
+            let what = "an image without a digest, by which it would be called".to_owned();
+            return Err(ConvertError::Unholdable { target: self.target.to_string(), what });
+        };
+        let text = shifter::meta(config, &self.target.to_string())?;
+        let id = shifter::id(digest);
+        let prepare =
+            |kind| Place::prepare(&folder.join(format!("{id}.{kind}")), self.options.existing);
+        let (place, meta_place) = (prepare("squashfs")?, prepare("meta")?);
+        let flattened = self.flatten(&place)?;
+        let file = place.make_file(0o666)?;
+        let (bytes, mut left_out) = self.file_system(flattened, &place, &file, 0)?;
+        let mut meta = meta_place.make_file(0o666)?;
+        meta.write_all(text.as_bytes()).map_err(meta_place.unwritten("write(2)"))?;
+        place.publish_file(&file)?;
+        meta_place.publish_file(&meta)?;
+        left_out.settings = shifter::left_out(config);
+        let name = Some(format!("shifter:id:{id}"));
+        Ok(Converted { bytes: bytes + text.len() as u64, name, left_out })
+    }
+
+    fn write_sif(&self) -> Result<Converted, ConvertError> {
+        let (place, manifest) = (self.place()?, self.origin.manifest);
+        let mut flattened = self.flatten(&place)?;
+        let documents = sif::prepare(&mut flattened, manifest);
+        let documents = documents.map_err(place.unwritten("write(2)"))?;
+        let sif = sif::Sif::new(&documents, manifest.config.architecture.as_deref());
         // A SIF is a program too.
         let file = place.make_file(0o777)?;
-        let (root_bytes, mut left_out) = self.file_system(flattened, &file, sif.root_at())?;
-        sif.write(&file, root_bytes).map_err(|why| self.unwritten(why))?;
+        let (bytes, mut left_out) = self.file_system(flattened, &place, &file, sif.root_at())?;
+        sif.write(&file, bytes).map_err(|why| self.unwritten(why, &place))?;
         place.publish_file(&file)?;
-        left_out.settings =
-            documents.unnamed.iter().map(|name| format!("Env {}", shown(name))).collect();
-        Ok(Converted { bytes: sif.root_at() + root_bytes, left_out })
+        left_out.settings = documents.unnamed.iter().map(|name| env(name)).collect();
+        Ok(Converted { bytes: sif.root_at() + bytes, name: None, left_out })
+    }
+
+    fn write_directory(&self, path: &Path) -> Result<Converted, ConvertError> {
+        let unwritten = |directory::Unwritten { call, path: inner, source }| {
+            let path = path.join(OsStr::from_bytes(&inner));
+            ConvertError::Disk { call, path, source }
+        };
+        let place = Place::prepare_directory(path)?;
+        let flattened = self.flatten(&place)?;
+        let (tree, dropped, content) = flattened.finish().map_err(place.unwritten("write(2)"))?;
+        let bytes = content.metadata().map_err(place.unwritten("fstat(2)"))?.len();
+        let root = place.make_directory()?;
+        let mut writer = directory::Writer::new(&tree, &content, &root);
+        writer.fill().map_err(unwritten)?;
+        place.publish_directory()?;
+        let lost = writer.finish().map_err(unwritten)?;
+        let left_out = LeftOut {
+            devices: self.origin.left_out() + dropped.devices + lost.devices,
+            xattrs: dropped.xattrs + lost.xattrs,
+            owners: lost.owners,
+            times_changed: 0,
+            settings: self.declared(),
+        };
+        Ok(Converted { bytes, name: None, left_out })
+    }
+
+    fn write_docker_archive(&self) -> Result<Converted, ConvertError> {
+        let names: Vec<_> = docker_name(&self.origin.manifest.reference).into_iter().collect();
+        self.write_tar(|image, tar| docker_archive::write(image, &names, tar))
+    }
+
+    fn write_oci_archive(&self) -> Result<Converted, ConvertError> {
+        self.write_tar(|image, tar| layout::write(image, None, tar))
+    }
+
+    fn write_tar(
+        &self,
+        write: impl FnOnce(&Layered<'_>, &mut Tar<'_>) -> Result<(), ConvertError>,
+    ) -> Result<Converted, ConvertError> {
+        let place = self.place()?;
+        let file = place.make_file(0o666)?;
+        let bytes = self.write_tar_to(&file, &place, write)?;
+        place.publish_file(&file)?;
+        Ok(Converted { bytes, name: None, left_out: self.left_out() })
+    }
+
+    /// Returns the bytes of the tar.
+    fn write_tar_to(
+        &self,
+        file: &File,
+        place: &Place,
+        write: impl FnOnce(&Layered<'_>, &mut Tar<'_>) -> Result<(), ConvertError>,
+    ) -> Result<u64, ConvertError> {
+        let image = Layered::of(self.origin, place)?;
+        let mut tar = Tar::new(file);
+        write(&image, &mut tar)?;
+        tar.finish().map_err(place.unwritten("write(2)"))?;
+        Ok(file.metadata().map_err(place.unwritten("fstat(2)"))?.len())
+    }
+
+    /// Writes a `docker save` file without a name and hands it to the daemon.
+    fn load_into_docker(&self, name: &str) -> Result<Converted, ConvertError> {
+        let network = self.origin.access.network();
+        let unnamed = format!("docker-load-{}", std::process::id());
+        let place = Place::prepare(&network.docker.folder.join(unnamed), Existing::Keep)?;
+        let mut file = place.scratch_file()?;
+        let names = [name.to_owned()];
+        let write =
+            |image: &Layered<'_>, tar: &mut Tar<'_>| docker_archive::write(image, &names, tar);
+        let bytes = self.write_tar_to(&file, &place, write)?;
+        file.rewind().map_err(place.unwritten("lseek(2)"))?;
+        let id = source::load(file, name, network).map_err(|source| ConvertError::Docker {
+            name: name.to_owned(),
+            source: Box::new(source),
+        })?;
+        Ok(Converted { bytes, name: Some(id.to_string()), left_out: self.left_out() })
+    }
+
+    fn write_oci_layout(&self, path: &Path, tag: Option<&str>) -> Result<Converted, ConvertError> {
+        let place = Place::prepare_directory(path)?;
+        let image = Layered::of(self.origin, &place)?;
+        let mut folder = Folder::new(place.make_directory()?);
+        layout::write(&image, tag, &mut folder)?;
+        drop(image);
+        place.publish_directory()?;
+        Ok(Converted { bytes: folder.bytes, name: None, left_out: self.left_out() })
+    }
+
+    fn place(&self) -> Result<Place, ConvertError> {
+        let path = self.target.path().expect("only files are asked for");
+        Place::prepare(path, self.options.existing)
+    }
+
+    /// Makes one tree of all layers.
+    fn flatten(&self, place: &Place) -> Result<Flattened, ConvertError> {
+        let mut flattened = Flattened::new(place.scratch_file()?);
+        let limits = self.origin.access.limits;
+        self.origin.read_layers(place, |bytes| flattened.add_layer(bytes, limits))?;
+        Ok(flattened)
     }
 
     /// Writes a file system to `file` from byte `base` on, tells how that gets on, and how many
@@ -192,36 +279,43 @@ impl Conversion<'_> {
     fn file_system(
         &self,
         flattened: Flattened,
+        place: &Place,
         file: &File,
         base: u64,
     ) -> Result<(u64, LeftOut), ConvertError> {
-        let (tree, dropped, content) = flattened.finish().map_err(self.disk("write(2)"))?;
-        let digest = match &self.manifest.identity {
+        let (tree, dropped, content) = flattened.finish().map_err(place.unwritten("write(2)"))?;
+        // What stands for the image.
+        let digest = match &self.origin.manifest.identity {
             Identity::Digest(digest) => *digest,
             Identity::Fingerprint(text) => Digest::of(text.as_bytes()),
         };
-        let metadata = content.metadata().map_err(self.disk("fstat(2)"))?;
-        let progress = self.access.progress;
+        let metadata = content.metadata().map_err(place.unwritten("fstat(2)"))?;
+        let progress = self.origin.access.progress;
         progress.started(&digest, metadata.len());
         let advanced = |bytes| progress.advanced(&digest, bytes);
         let compression = self.options.compression;
         let written = squashfs::write(&tree, &content, file, base, compression, &advanced)
-            .map_err(|why| self.unwritten(why))?;
+            .map_err(|why| self.unwritten(why, place))?;
         progress.finished(&digest);
-        let (Dropped { devices, xattrs }, settings) = (dropped, Vec::new());
-        let times_changed = written.times_changed;
-        Ok((written.bytes, LeftOut { devices, xattrs, times_changed, settings }))
+        let Dropped { devices, xattrs } = dropped;
+        let (devices, times_changed) = (devices + self.origin.left_out(), written.times_changed);
+        let left_out = LeftOut { devices, xattrs, times_changed, ..LeftOut::default() };
+        Ok((written.bytes, left_out))
     }
 
-    /// Names the call that failed on the target.
-    fn disk(&self, call: &'static str) -> impl FnOnce(io::Error) -> ConvertError {
-        let path = self.target.path().to_owned();
-        move |source| ConvertError::Disk { call, path, source }
+    /// What is not even in the layers that the target is made of.
+    fn left_out(&self) -> LeftOut {
+        LeftOut { devices: self.origin.left_out(), ..LeftOut::default() }
     }
 
-    fn unwritten(&self, why: Unwritten) -> ConvertError {
+    /// All that the image declares.
+    fn declared(&self) -> Vec<String> {
+        self.origin.manifest.config.declared().into_iter().map(str::to_owned).collect()
+    }
+
+    fn unwritten(&self, why: Unwritten, place: &Place) -> ConvertError {
         match why {
-            Unwritten::Disk { call, source } => self.disk(call)(source),
+            Unwritten::Disk { call, source } => place.unwritten(call)(source),
             Unwritten::Unholdable(what) => {
                 ConvertError::Unholdable { target: self.target.to_string(), what }
             }
@@ -229,6 +323,7 @@ impl Conversion<'_> {
     }
 }
 
-fn texts(names: Vec<&str>) -> Vec<String> {
-    names.into_iter().map(str::to_owned).collect()
+/// How a variable of the configuration is called in [`LeftOut::settings`].
+fn env(name: &str) -> String {
+    format!("Env {}", shown(name))
 }

@@ -45,6 +45,15 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// Prepares to write the directory `path`, which must name something. None is ever replaced: a
+    /// mistyped path would cost all that is below it.
+    pub(super) fn prepare_directory(path: &Path) -> Result<Place, ConvertError> {
+        if path.symlink_metadata().is_ok() {
+            return Err(ConvertError::Occupied { path: path.to_owned() });
+        }
+        Place::prepare(path, Existing::Keep)
+    }
+
     /// Prepares to write `path`, which must name something.
     pub(super) fn prepare(path: &Path, existing: Existing) -> Result<Place, ConvertError> {
         let name = path.file_name().expect("the grammar of targets wants a name");
@@ -94,6 +103,21 @@ impl Place {
         file.map(File::from).map_err(self.failed("openat(2)"))
     }
 
+    /// Makes the directory that becomes the target, with what the user's mask leaves of its mode.
+    pub(super) fn make_directory(&self) -> Result<OwnedFd, ConvertError> {
+        rustix::fs::mkdirat(&self.work, MADE, Mode::from_raw_mode(0o777))
+            .map_err(self.failed("mkdirat(2)"))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.work, MADE, flags, Mode::empty()).map_err(self.failed("openat(2)"))
+    }
+
+    /// Brings what is in the directory that [`Place::make_directory`] made to disk, and gives it
+    /// its name.
+    pub(super) fn publish_directory(self) -> Result<(), ConvertError> {
+        rustix::fs::syncfs(&self.work).map_err(self.failed("syncfs(2)"))?;
+        self.publish()
+    }
+
     /// Brings `file`, which [`Place::make_file`] made, to disk and gives it its name.
     pub(super) fn publish_file(self, file: &File) -> Result<(), ConvertError> {
         rustix::fs::fsync(file).map_err(self.failed("fsync(2)"))?;
@@ -121,12 +145,26 @@ impl Place {
                 let flags = AtFlags::empty();
                 match rustix::fs::linkat(&self.work, MADE, &self.parent, &self.name, flags) {
                     Err(Errno::EXIST) => Err(ConvertError::Exists { path: self.path.clone() }),
+                    // A directory: rename(2) replaces none but an empty one.
+                    Err(Errno::PERM) => {
+                        rustix::fs::renameat(&self.work, MADE, &self.parent, &self.name)
+                            .map_err(self.failed("renameat(2)"))
+                    }
                     linked => linked.map_err(self.failed("linkat(2)")),
                 }
             }
             Err(Errno::EXIST) => Err(ConvertError::Exists { path: self.path.clone() }),
             renamed => renamed.map_err(self.failed("renameat2(2)")),
         }
+    }
+
+    /// As [`Place::failed`], for what the standard library says.
+    pub(super) fn unwritten(
+        &self,
+        call: &'static str,
+    ) -> impl Fn(io::Error) -> ConvertError + use<> {
+        let path = self.path.clone();
+        move |source| ConvertError::Disk { call, path: path.clone(), source }
     }
 
     /// Names the call that failed on the target.

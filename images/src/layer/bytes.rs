@@ -86,10 +86,22 @@ impl Bytes {
         Ok(())
     }
 
+    /// Hands everything that is left to `sink`, piece by piece.
+    pub(crate) fn pieces(
+        &mut self,
+        mut sink: impl FnMut(&[u8]) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        loop {
+            match self.take(u64::MAX)? {
+                [] => return Ok(()),
+                piece => sink(piece)?,
+            }
+        }
+    }
+
     /// Takes everything that is left, so that all of it is hashed and counted.
     pub(super) fn drain(&mut self) -> Result<(), Fault> {
-        while !self.take(u64::MAX)?.is_empty() {}
-        Ok(())
+        self.pieces(|_| Ok(()))
     }
 
     fn truncated(&self) -> Fault {

@@ -68,7 +68,7 @@ pub(crate) use pack::{TarWriter, is_opaque};
 pub(crate) use pax::{CAPABILITY, Moment};
 pub(crate) use spool::{Place, unnamed_file};
 pub(crate) use squashfs::{SUPERBLOCK_BYTES, Superblock, diff_id as squashfs_diff_id};
-pub(crate) use tree::IMPLIED;
+pub(crate) use tree::{IMPLIED, times};
 
 use crate::{Digest, LayerDescriptor, MediaType};
 use bytes::Chunk;

@@ -317,7 +317,7 @@ pub(super) enum Found {
 }
 
 /// Times of access and change, so that a tree is the same whenever it is made.
-pub(super) fn times(status: &Status) -> Timestamps {
+pub(crate) fn times(status: &Status) -> Timestamps {
     let Moment { seconds, nanoseconds } = status.mtime;
     let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
     Timestamps { last_access: time, last_modification: time }

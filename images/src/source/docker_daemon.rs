@@ -31,7 +31,7 @@ use crate::{Digest, LayerDescriptor};
 
 /// For the first byte of an archive: before Docker 25 the daemon writes all of it to its own disk
 /// before it sends any.
-const GATHER: Duration = Duration::from_secs(60 * 60);
+pub(super) const GATHER: Duration = Duration::from_secs(60 * 60);
 
 /// A Docker or Podman of this machine: where it listens, and what it has written for this process.
 #[derive(Debug, Default)]
@@ -53,11 +53,37 @@ pub(crate) struct Written {
     archive: Arc<DockerArchive>,
 }
 
-/// A daemon that answers, and the image that is asked for.
+/// A daemon that answers.
+pub(super) struct Daemon {
+    pub(super) docker: Docker,
+    pub(super) runtime: Runtime,
+    pub(super) socket: PathBuf,
+}
+
+impl Daemon {
+    /// Finds the daemon, and agrees with it about the version of the protocol.
+    pub(super) fn connect(network: Network<'_>) -> Result<Daemon, DockerError> {
+        let socket = network.docker.find()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|source| DockerError::Runtime { source })?;
+        let failed = |source| DockerError::Answer { socket: socket.clone(), source };
+        let path = socket.to_str().unwrap_or_default();
+        let docker = runtime.block_on(async {
+            let docker =
+                Docker::connect_with_unix(path, GATHER.as_secs(), bollard::API_DEFAULT_VERSION)
+                    .map_err(failed)?;
+            let waited = network.timeouts.answer;
+            let silent = |_| DockerError::Silent { socket: socket.clone(), waited };
+            let agreed = tokio::time::timeout(waited, docker.negotiate_version()).await;
+            agreed.map_err(silent)?.map_err(failed)
+        })?;
+        Ok(Daemon { docker, runtime, socket })
+    }
+}
+
+/// A daemon, and the image that it is asked for.
 pub(crate) struct Asked<'a> {
-    docker: Docker,
-    runtime: Runtime,
-    socket: PathBuf,
+    daemon: Daemon,
     name: &'a str,
     /// What the image is there. Docker's own store names images by their configuration,
     /// containerd's by their manifest or index.
@@ -105,32 +131,23 @@ impl<'a> Asked<'a> {
     }
 
     fn try_ask(name: &'a str, network: Network<'a>) -> Result<Asked<'a>, DockerError> {
-        let socket = network.docker.find()?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|source| DockerError::Runtime { source })?;
-        let failed = |source| DockerError::Answer { socket: socket.clone(), source };
-        let path = socket.to_str().unwrap_or_default();
-        let (docker, image) = runtime.block_on(async {
-            let docker =
-                Docker::connect_with_unix(path, GATHER.as_secs(), bollard::API_DEFAULT_VERSION)
-                    .map_err(failed)?;
-            let asked = async {
-                let docker = docker.negotiate_version().await.map_err(failed)?;
-                let image = docker.inspect_image(name).await.map_err(|error| {
-                    if matches!(error, Error::DockerResponseServerError { status_code: 404, .. }) {
-                        return DockerError::NotThere { socket: socket.clone() };
-                    }
-                    failed(error)
-                })?;
-                Ok((docker, image))
-            };
-            let waited = network.timeouts.answer;
+        let daemon = Daemon::connect(network)?;
+        let Daemon { docker, runtime, socket } = &daemon;
+        let waited = network.timeouts.answer;
+        let image = runtime.block_on(async {
+            let asked = tokio::time::timeout(waited, docker.inspect_image(name)).await;
             let silent = |_| DockerError::Silent { socket: socket.clone(), waited };
-            tokio::time::timeout(waited, asked).await.map_err(silent)?
+            asked.map_err(silent)?.map_err(|source| {
+                let socket = socket.clone();
+                if matches!(source, Error::DockerResponseServerError { status_code: 404, .. }) {
+                    return DockerError::NotThere { socket };
+                }
+                DockerError::Answer { socket, source }
+            })
         })?;
-        let id = id_of(&image, name, &socket)?;
+        let id = id_of(&image, name, socket)?;
         check_platform(&image)?;
-        Ok(Asked { docker, runtime, socket, name, id, network })
+        Ok(Asked { daemon, name, id, network })
     }
 
     /// What the daemon writes of the image, once in a process; kept for [`take`].
@@ -149,7 +166,7 @@ impl<'a> Asked<'a> {
         let archive = DockerArchive::of_archive(archive)?;
         if !has_id && !archive.has(&self.id) {
             let id = self.id;
-            return Err(error(self.name, DockerError::Another { socket: self.socket, id }));
+            return Err(error(self.name, DockerError::Another { socket: self.daemon.socket, id }));
         }
         let new = Written { id: self.id, archive: Arc::new(archive) };
         lock().insert(self.name.to_owned(), new.clone());
@@ -162,14 +179,15 @@ impl<'a> Asked<'a> {
         let mut file = self.network.spool_file().map_err(|source| self.no_room(source))?;
         let mut bytes = 0_u64;
         let mut wait = GATHER;
-        self.runtime.block_on(async {
+        let Daemon { docker, runtime, socket } = &self.daemon;
+        runtime.block_on(async {
             let id = self.id.to_string();
-            let mut stream = pin!(self.docker.export_image(&id));
+            let mut stream = pin!(docker.export_image(&id));
             loop {
-                let silent = |_| DockerError::Silent { socket: self.socket.clone(), waited: wait };
+                let silent = |_| DockerError::Silent { socket: socket.clone(), waited: wait };
                 let piece = tokio::time::timeout(wait, stream.next()).await.map_err(silent)?;
                 let Some(piece) = piece else { return Ok(()) };
-                let failed = |source| DockerError::Answer { socket: self.socket.clone(), source };
+                let failed = |source| DockerError::Answer { socket: socket.clone(), source };
                 let piece = piece.map_err(failed)?;
                 bytes = bytes.saturating_add(piece.len() as u64);
                 if bytes > bytes_max {
@@ -204,7 +222,11 @@ fn error(name: &str, source: DockerError) -> SourceError {
 }
 
 /// The image's ID, which must be the one that was asked for if one was.
-fn id_of(image: &ImageInspect, name: &str, socket: &Path) -> Result<Digest, DockerError> {
+pub(super) fn id_of(
+    image: &ImageInspect,
+    name: &str,
+    socket: &Path,
+) -> Result<Digest, DockerError> {
     let said = image.id.as_deref().unwrap_or_default();
     // Podman leaves the algorithm out.
     let id = if said.contains(':') { said.parse() } else { format!("sha256:{said}").parse() };

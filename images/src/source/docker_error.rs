@@ -57,6 +57,14 @@ pub enum DockerError {
         /// What it said.
         source: bollard::errors::Error,
     },
+    /// The daemon did not take an image that it was given.
+    #[error("the daemon at {} does not take the image: {said}", socket.display())]
+    Load {
+        /// The socket.
+        socket: PathBuf,
+        /// What it said.
+        said: String,
+    },
     /// Nothing came for too long.
     #[error("the daemon at {} sent nothing for {} s", socket.display(), waited.as_secs_f32())]
     Silent {
@@ -120,6 +128,7 @@ impl DockerError {
             | DockerError::Runtime { .. }
             | DockerError::Platform { .. }
             | DockerError::Answer { .. }
+            | DockerError::Load { .. }
             | DockerError::Silent { .. }
             | DockerError::Id { .. }
             | DockerError::Another { .. }

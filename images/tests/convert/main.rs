@@ -8,7 +8,13 @@ mod layer_archive;
 #[path = "../layer_twice/mod.rs"]
 mod layer_twice;
 #[cfg(test)]
+mod directory;
+#[cfg(test)]
+mod layouts;
+#[cfg(test)]
 mod place;
+#[cfg(test)]
+mod shifter;
 #[cfg(test)]
 mod sif;
 #[cfg(test)]

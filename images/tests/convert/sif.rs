@@ -66,7 +66,7 @@ fn sif_of_an_image_is_its_tree_and_its_configuration_for_everyone() {
         let converted = site.convert(&image, &target);
         let settings = vec!["Env not.a.name".to_owned()];
         assert_eq!(converted.left_out, LeftOut { settings, ..LeftOut::default() });
-        let bytes = fs::read(target.path()).unwrap();
+        let bytes = fs::read(target.path().unwrap()).unwrap();
         assert_eq!(converted.bytes, bytes.len() as u64);
         let (was, is) = (site.resolve(&image).config, site.resolve(&sif).config);
         assert_eq!(is, was);

@@ -29,6 +29,30 @@ impl Site {
 
     /// Writes an OCI layout of one image with these layers as plain tars.
     pub(super) fn layout(&self, name: &str, layers: &[Vec<u8>], defaults: &Value) -> Reference {
+        let layers: Vec<_> = layers.iter().map(|layer| (&layer[..], &layer[..])).collect();
+        self.write_layout(name, "application/vnd.oci.image.layer.v1.tar", &layers, defaults)
+    }
+
+    /// The same of one layer that is packed with gzip.
+    pub(super) fn packed_layout(
+        &self,
+        name: &str,
+        tar: &[u8],
+        packed: &[u8],
+        defaults: &Value,
+    ) -> Reference {
+        let media_type = "application/vnd.oci.image.layer.v1.tar+gzip";
+        self.write_layout(name, media_type, &[(tar, packed)], defaults)
+    }
+
+    /// Layers are tars, and what they are packed to.
+    fn write_layout(
+        &self,
+        name: &str,
+        media_type: &str,
+        layers: &[(&[u8], &[u8])],
+        defaults: &Value,
+    ) -> Reference {
         let path = self.path(name);
         let blobs = path.join("blobs/sha256");
         fs::create_dir_all(&blobs).unwrap();
@@ -37,14 +61,13 @@ impl Site {
             fs::write(blobs.join(digest.hex()), bytes).unwrap();
             json!({"mediaType": media_type, "digest": digest, "size": bytes.len()})
         };
-        let diff_ids: Vec<Digest> = layers.iter().map(|layer| Digest::of(layer)).collect();
+        let diff_ids: Vec<Digest> = layers.iter().map(|(tar, _)| Digest::of(tar)).collect();
         let config = json!({
             "os": "linux", "architecture": here(), "config": defaults,
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
         });
         let config = put(config.to_string().as_bytes(), "application/vnd.oci.image.config.v1+json");
-        let tar = "application/vnd.oci.image.layer.v1.tar";
-        let layers: Vec<Value> = layers.iter().map(|layer| put(layer, tar)).collect();
+        let layers: Vec<Value> = layers.iter().map(|(_, blob)| put(blob, media_type)).collect();
         let manifest_type = "application/vnd.oci.image.manifest.v1+json";
         let manifest = json!({
             "schemaVersion": 2, "mediaType": manifest_type, "config": config, "layers": layers,
@@ -96,13 +119,22 @@ impl Site {
         listing(&self.root(reference))
     }
 
+    /// What each layer of a reference unpacks to.
+    pub(super) fn unpacked(&self, reference: &Reference) -> Vec<Vec<String>> {
+        self.roots(reference).iter().map(|root| listing(root)).collect()
+    }
+
     /// Where the layer of a reference of one layer is.
     pub(super) fn root(&self, reference: &Reference) -> PathBuf {
+        let roots = self.roots(reference);
+        let [root] = &roots[..] else { panic!("{roots:?}") };
+        root.clone()
+    }
+
+    fn roots(&self, reference: &Reference) -> Vec<PathBuf> {
         let manifest = self.resolve(reference);
         let image = self.access(|access| ensure(&manifest, Form::Layers, access));
-        let image = image.unwrap_or_else(|error| panic!("{}", chain(&error)));
-        let [root] = &image.layers[..] else { panic!("{image:?}") };
-        root.clone()
+        image.unwrap_or_else(|error| panic!("{}", chain(&error))).layers
     }
 
     /// What is in the site's directory.

@@ -96,7 +96,7 @@ fn squashfs_of_an_image_is_its_tree_for_everyone() {
             let left_out =
                 LeftOut { devices: 1, xattrs: 1, times_changed: 1, ..LeftOut::default() };
             assert_eq!(converted.left_out, left_out);
-            let bytes = fs::read(target.path()).unwrap();
+            let bytes = fs::read(target.path().unwrap()).unwrap();
             assert_eq!(converted.bytes, bytes.len() as u64);
             assert_eq!(site.tree(&reference), seen, "{compression:?}");
             // Root and an ordinary user must agree on this too.
@@ -131,7 +131,7 @@ fn squashfs_does_not_depend_on_layers_or_processors() {
     rustix::thread::sched_setaffinity(None, &processors).unwrap();
     assert_eq!(std::thread::available_parallelism().unwrap().get(), 1);
     site.convert(&more, &one);
-    assert!(fs::read(one.path()).unwrap() == fs::read(several.path()).unwrap());
+    assert!(fs::read(one.path().unwrap()).unwrap() == fs::read(several.path().unwrap()).unwrap());
 }
 
 /// A capability is no use in a sandbox, and left out of layers, but other engines honour it.
@@ -145,7 +145,7 @@ fn squashfs_keeps_file_capabilities() {
     let image = site.layout("image", &[tar.file("ping", "").end()], &json!({}));
     let (target, reference) = target(&site, "a");
     assert_eq!(site.convert(&image, &target).left_out, LeftOut::default());
-    let bytes = fs::read(target.path()).unwrap();
+    let bytes = fs::read(target.path().unwrap()).unwrap();
     let row = [&[2, 0, 10, 0][..], b"capability", &[20, 0, 0, 0], &capability].concat();
     assert!(bytes.windows(row.len()).any(|window| window == row), "as it is written");
     // And our own reader leaves it out as ever.
