@@ -17,8 +17,8 @@ pub(crate) use environments::{
     EnvironmentsArgs, EnvironmentsListArgs, EnvironmentsShowArgs, EnvironmentsVerb,
 };
 pub(crate) use images::{
-    BuildArgs, ChangesArgs, ConvertArgs, GcArgs, ImagesArgs, ImagesVerb, InspectArgs, ListArgs,
-    PullArgs, RemoveArgs, VerifyArgs,
+    BuildArgs, BuildFormat, ChangesArgs, ConvertArgs, GcArgs, ImagesArgs, ImagesVerb, InspectArgs,
+    ListArgs, PullArgs, RemoveArgs, VerifyArgs,
 };
 pub(crate) use sandbox::SandboxArgs;
 pub(crate) use values::{Input, Kept, Keyword, MountPoint, Variable};

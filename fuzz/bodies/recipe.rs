@@ -1,7 +1,7 @@
 //! What must hold for every text that is read as a build file. Shared by the fuzz target, the test
 //! that replays its corpus, and the properties.
 
-use ric_images::{Config, Dockerfile, Inputs, Recipe, RecipeError};
+use ric_images::{Config, Definition, Dockerfile, Inputs, Recipe, RecipeError};
 
 /// Reads the bytes as every kind of build file, and asks for the steps of every stage.
 ///
@@ -12,10 +12,16 @@ pub(crate) fn check(data: &[u8]) {
         arguments: vec![("GIVEN".to_owned(), "value of $GIVEN".to_owned())],
         target: None,
         architecture: "amd64".to_owned(),
+        directory: Some("/srv/project".to_owned()),
+        tests: true,
     };
     let dockerfile = || Dockerfile::parse("Dockerfile", data, &inputs);
     let walked = dockerfile().and_then(|recipe| walk(&recipe));
     assert_eq!(walked, dockerfile().and_then(|recipe| walk(&recipe)));
+    refused_on_one_line(walked);
+    let definition = || Definition::parse("recipe.def", data, &inputs);
+    let walked = definition().and_then(|recipe| walk(&recipe));
+    assert_eq!(walked, definition().and_then(|recipe| walk(&recipe)));
     refused_on_one_line(walked);
 }
 

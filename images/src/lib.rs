@@ -29,8 +29,8 @@ mod store;
 
 pub use access::{Access, Asker, Progress, Silent};
 pub use build::{
-    AddError, Below, BuildError, CopyError, CopySource, Draft, Event, ImageFiles, Terms, Workshop,
-    build, digest_copies, write_copies, write_entries,
+    AddError, Below, BuildError, CopyError, CopySource, Draft, Event, ImageFiles, Scratch, Terms,
+    Workshop, build, digest_copies, write_copies, write_entries,
 };
 pub use convert::{
     Compression, ConvertError, ConvertOptions, Converted, Existing, LeftOut, Target, TargetError,
@@ -49,9 +49,9 @@ pub use layer::{
 pub use manifest::{Config, Identity, LayerDescriptor, Manifest, MediaType};
 pub use pull::{PullError, ensure};
 pub use recipe::{
-    Act, Base, Change, CopyFiles, CopyMode, Dockerfile, Entry, Healthcheck, InlineFile, Inputs,
-    Key, Mount, Network, Origin, PROXIES, Place, Recipe, RecipeError, Rules, Run, RunFile, Sharing,
-    Stage, Step, Unkeyed,
+    Act, Base, Change, CopyFiles, CopyMode, Definition, Dockerfile, Entry, Healthcheck, InlineFile,
+    Inputs, Key, Mount, Network, Origin, PROXIES, Place, Recipe, RecipeError, Rules, Run, RunFile,
+    Sharing, Stage, Step, Unkeyed,
 };
 pub use reference::{Part, Reference, ReferenceError, RegistryName};
 pub use registries::{Mirror, Registries};

@@ -11,14 +11,17 @@
 //! cache keys are made of. Lines and shown texts are not in it.
 
 mod change;
+mod definition;
 mod dockerfile;
 mod error;
+mod expand;
 
 use serde::{Serialize, Serializer};
 
 use crate::{Config, Reference};
 
 pub use change::{Change, Healthcheck};
+pub use definition::Definition;
 pub use dockerfile::Dockerfile;
 pub use error::{Place, RecipeError};
 
@@ -36,6 +39,11 @@ pub const PROXIES: [&str; 10] = [
     "ALL_PROXY",
     "all_proxy",
 ];
+
+/// What Docker gives to commands where an image says nothing.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where a script lies that a file holds: `/dev` of a step is in no layer.
+const SCRIPTS: &str = "/dev/pipes";
 
 /// A build file that was read.
 pub trait Recipe {
@@ -121,6 +129,8 @@ pub enum Act {
     Copy(Box<CopyFiles>),
     /// What the recipe itself holds. Parents that are missing are made.
     Write(Vec<Entry>),
+    /// Nothing: the command has to succeed, and what it changes is thrown away.
+    Test(Box<Run>),
 }
 
 /// A command to run in a sandbox whose root is what is below, writable.
@@ -367,6 +377,58 @@ pub struct Inputs {
     pub target: Option<String>,
     /// Architecture that is built for and on, in Go's words: `amd64`.
     pub architecture: String,
+    /// The directory that is built from, absolute: where a definition file names a path of the
+    /// machine, it has to be below.
+    pub directory: Option<String>,
+    /// Whether the tests of a definition file are run.
+    pub tests: bool,
+}
+
+/// The stage of `stages` that is `wanted`, by name or number; the last if none is.
+fn find_target(file: &str, stages: &[Stage], wanted: Option<&str>) -> Result<usize, RecipeError> {
+    let Some(wanted) = wanted else { return Ok(stages.len() - 1) };
+    let by_number = || wanted.parse().ok().filter(|number: &usize| *number < stages.len());
+    find_stage(stages, wanted).or_else(by_number).ok_or_else(|| {
+        let named = stages.iter().enumerate();
+        let names = named.map(|(at, stage)| stage.name.clone().unwrap_or(at.to_string()));
+        RecipeError::NoStage {
+            file: file.to_owned(),
+            stage: wanted.to_owned(),
+            stages: names.collect::<Vec<_>>().join(", "),
+        }
+    })
+}
+
+/// The stage of this name, whatever its case.
+fn find_stage(stages: &[Stage], name: &str) -> Option<usize> {
+    let is_called =
+        |stage: &Stage| stage.name.as_ref().is_some_and(|known| known.eq_ignore_ascii_case(name));
+    stages.iter().position(is_called)
+}
+
+/// `path` from the root, without `.` and `..`, seen from `workdir`. Keeps a slash at its end.
+fn absolute(workdir: &str, path: &str) -> String {
+    let from = if path.starts_with('/') { "" } else { workdir };
+    let mut components: Vec<&str> = Vec::new();
+    for component in from.split('/').chain(path.split('/')) {
+        match component {
+            "" | "." => {}
+            ".." => {
+                components.pop();
+            }
+            _ => components.push(component),
+        }
+    }
+    let is_directory = path.ends_with('/') || path == "." || path.ends_with("/.");
+    let end = if is_directory && !components.is_empty() { "/" } else { "" };
+    format!("/{}{end}", components.join("/"))
+}
+
+/// A text for a terminal, whatever is in it.
+fn on_one_line(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+        .collect()
 }
 
 fn as_text<S: Serializer>(reference: &Reference, serializer: S) -> Result<S::Ok, S::Error> {

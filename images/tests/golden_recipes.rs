@@ -12,7 +12,9 @@ mod golden {
     use std::fs;
     use std::path::{Path, PathBuf};
 
-    use ric_images::{Base, Config, Dockerfile, Inputs, Recipe, RecipeError, read_documents};
+    use ric_images::{
+        Base, Config, Definition, Dockerfile, Inputs, Recipe, RecipeError, read_documents,
+    };
     use serde_json::{Value, json};
 
     const OUTPUTS: [&str; 2] = ["steps.json", "refusal.txt"];
@@ -24,6 +26,10 @@ mod golden {
 
     fn dockerfile(bytes: &[u8], inputs: &Inputs) -> Result<Box<dyn Recipe>, RecipeError> {
         Ok(Box::new(Dockerfile::parse("Dockerfile", bytes, inputs)?))
+    }
+
+    fn definition(bytes: &[u8], inputs: &Inputs) -> Result<Box<dyn Recipe>, RecipeError> {
+        Ok(Box::new(Definition::parse("recipe.def", bytes, inputs)?))
     }
 
     fn root(format: &str) -> PathBuf {
@@ -53,6 +59,8 @@ mod golden {
             arguments: options["arguments"].as_object().into_iter().flatten().map(pair).collect(),
             target: options["target"].as_str().map(str::to_owned),
             architecture: "amd64".to_owned(),
+            directory: Some("/srv/project".to_owned()),
+            tests: options["tests"].as_bool().unwrap_or(true),
         }
     }
 
@@ -132,5 +140,10 @@ mod golden {
     #[test]
     fn dockerfiles_become_the_reviewed_steps() {
         check_all("dockerfile", "Dockerfile", dockerfile);
+    }
+
+    #[test]
+    fn definition_files_become_the_reviewed_steps() {
+        check_all("definition", "recipe.def", definition);
     }
 }

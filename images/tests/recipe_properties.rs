@@ -77,6 +77,44 @@ mod properties {
         "--",
     ];
 
+    /// Of definition files.
+    const LINES: &[&str] = &[
+        "Bootstrap: docker",
+        "bootstrap: scratch",
+        "Bootstrap: localimage",
+        "From: busybox",
+        "From: {{ GIVEN }}",
+        "Stage: one",
+        "%files",
+        "%files from one",
+        "a b",
+        "\"a b\" /c",
+        "/srv/project/x /y",
+        "/etc/passwd",
+        "%post -c /bin/bash",
+        "%post",
+        "echo {{ GIVEN }} {{ OTHER }} {{",
+        "echo >>$APPTAINER_ENVIRONMENT",
+        "%arguments",
+        "OTHER=\"1 2\"",
+        "%environment",
+        "export A=$B C='d' \\",
+        "export PATH=/x:${PATH:-y}",
+        "if true; then",
+        "%runscript",
+        "#!/bin/sh -e",
+        "%startscript",
+        "%test",
+        "%labels",
+        "A b c",
+        "%help",
+        "%setup",
+        "#",
+        "",
+        "\\",
+        "é %x",
+    ];
+
     proptest! {
         #![proptest_config(ProptestConfig {
             cases: 2000, failure_persistence: None, ..ProptestConfig::default()
@@ -89,6 +127,13 @@ mod properties {
         ) {
             let begin = if has_base { "FROM busybox AS a\n" } else { "" };
             super::recipe::check(format!("{begin}{}", words.concat()).as_bytes());
+        }
+
+        #[test]
+        fn no_definition_file_makes_a_reader_panic(
+            lines in prop::collection::vec(select(LINES), 0..40),
+        ) {
+            super::recipe::check(format!("Bootstrap: scratch\n{}", lines.join("\n")).as_bytes());
         }
 
         #[test]

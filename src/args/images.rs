@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use ric_images::{Compression, Reference, Target};
 
 use super::values::{self, Kept, Variable};
@@ -52,10 +52,11 @@ pub(crate) struct PullArgs {
     pub json: bool,
 }
 
-/// Build an image from a Dockerfile, and print its digest
+/// Build an image from a Dockerfile or a definition file, and print its digest
 ///
-/// No Docker is needed, and no rights but your own. Each RUN is a command in a sandbox in which you
-/// are uid 0 of a user namespace; its network is what the policy gives builds. What it changes
+/// Neither Docker nor Apptainer is needed, and no rights but your own. Each RUN, each %post is a
+/// command in a sandbox in which you are uid 0 of a user namespace; its network, and whether it is
+/// told this machine's proxies and mirrors, is what the policy gives builds. What it changes
 /// becomes a layer, which the next build takes as it is if nothing that it was made from has
 /// changed. `run --image NAME` finds what `-t NAME` has built. Steps and their output go to
 /// standard error.
@@ -65,11 +66,16 @@ pub(crate) struct BuildArgs {
     #[arg(short = 't', long, value_name = "NAME[:TAG]", value_parser = values::parse_built)]
     pub tag: Reference,
 
-    /// Dockerfile [default: Dockerfile in DIR]
+    /// Build file [default: Dockerfile in DIR]
     #[arg(short = 'f', long, value_name = "FILE")]
     pub file: Option<PathBuf>,
 
-    /// Value of an `ARG` of the Dockerfile; may be given several times
+    /// How the build file is written [default: by its name: `*.def`, `Singularity*` and
+    /// `Apptainer*` are definition files]
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub format: Option<BuildFormat>,
+
+    /// Value of an `ARG`, or of a `{{ NAME }}` of a definition file; may be given several times
     #[arg(long, value_name = "NAME=VALUE", value_parser = values::parse_variable)]
     pub build_arg: Vec<Variable>,
 
@@ -77,12 +83,17 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "STAGE")]
     pub target: Option<String>,
 
+    /// Leave %test of a definition file away
+    #[arg(long)]
+    pub no_test: bool,
+
     /// Make every layer anew
     #[arg(long)]
     pub no_cache: bool,
 
-    /// Directory that files are copied from
-    #[arg(value_name = "DIR", default_value = ".")]
+    /// Directory that files are copied from; or a build file, whose files are then copied from the
+    /// current directory
+    #[arg(value_name = "DIR|FILE", default_value = ".")]
     pub context: PathBuf,
 
     /// Narrow the site's policy by this file; may be given several times
@@ -96,6 +107,15 @@ pub(crate) struct BuildArgs {
     /// Print JSON objects on standard output, one a line, as it goes on
     #[arg(long)]
     pub json: bool,
+}
+
+/// How a build file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BuildFormat {
+    /// A Dockerfile
+    Dockerfile,
+    /// A Singularity or Apptainer definition file
+    Definition,
 }
 
 /// Packs or removes what a build step has changed, from within its user namespace

@@ -1,5 +1,6 @@
 //! `images build`: carries a recipe out, each command of it in a sandbox.
 
+mod asked;
 pub(crate) mod changes;
 mod output;
 mod shown;
@@ -7,12 +8,11 @@ mod shown;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::path::Path;
 
 use ric_images::{
-    Act, AddError, Below, BuildError, BuildRoom, CopyError, CopyFiles, CopySource, Digest,
-    Dockerfile, Draft, Event, Form, Image, Inputs, Manifest, Network, Origin, Pack, Recipe,
-    Reference, Run, Store, Terms, Workshop,
+    Act, AddError, Below, BuildError, BuildRoom, CopyError, CopyFiles, CopySource, Digest, Draft,
+    Event, Form, Image, Manifest, Network, Origin, Pack, Reference, Run, Scratch, Store, Terms,
+    Workshop,
 };
 use ric_runtime::{
     Actor, BuildStep, Caller, Container, IdMap, Outcome, Plan, Signals, Status, StepSettings,
@@ -20,6 +20,7 @@ use ric_runtime::{
 };
 use serde_json::json;
 
+use self::asked::Asked;
 use self::output::{Output, Telling};
 use self::shown::{Shown, ShownFiles};
 use crate::args::BuildArgs;
@@ -41,9 +42,7 @@ pub(crate) fn build(args: BuildArgs) -> Result<Answer, Failure> {
     let mut session = Session::open(policy, &caller, args.store.as_deref())?;
     let reference = args.tag.clone();
     session.admit_built(&caller, &reference)?;
-    let file = args.file.clone().unwrap_or_else(|| args.context.join("Dockerfile"));
-    let recipe = recipe(&args, &file, session.architecture())?;
-    let context = CopySource::context(&args.context, &file).map_err(|error| not_copied(&error))?;
+    let Asked { recipe, context } = asked::read(&args, session.architecture())?;
     recipe.notes().iter().for_each(|note| telling.note(note));
     session.make_store()?;
     clear_left_rooms(&session, &caller)?;
@@ -53,7 +52,7 @@ pub(crate) fn build(args: BuildArgs) -> Result<Answer, Failure> {
     let session = &session;
     let mut shop = Shop { session, caller, telling, reference, context, settings, signals: None };
     let terms = Terms { store: session.store(), limits: &limits, cache: !args.no_cache };
-    let built = ric_images::build(&recipe, terms, &mut shop);
+    let built = ric_images::build(recipe.as_ref(), terms, &mut shop);
     let reference = shop.reference.to_string();
     let (draft, _lease) = built.map_err(|error| failed(error, session.store(), &reference))?;
     let manifest = draft.store(session.store(), &reference);
@@ -155,6 +154,70 @@ impl Workshop for Shop<'_> {
     }
 
     fn run(&mut self, run: &Run, below: &Below<'_>, tar: &mut dyn Write) -> Result<(), Failure> {
+        self.step(run, below, Some(tar))
+    }
+
+    fn test(&mut self, run: &Run, below: &Below<'_>) -> Result<(), Failure> {
+        self.step(run, below, None)
+    }
+
+    fn files(
+        &mut self,
+        act: &Act,
+        below: &Below<'_>,
+        stages: &dyn Fn(usize) -> Option<Image>,
+        tar: &mut dyn Write,
+    ) -> Result<Option<Digest>, Failure> {
+        let layers = &below.image.layers;
+        match act {
+            Act::Write(entries) => {
+                let written = ric_images::write_entries(entries, layers, tar);
+                written.map(|()| None).map_err(|error| {
+                    Failure::new(Actor::User, "cannot make the step's files").because(&error)
+                })
+            }
+            Act::Copy(copy) => {
+                let from = self.source(copy, stages)?;
+                let from = from.as_ref().unwrap_or(&self.context);
+                let store = self.session.store();
+                let room =
+                    store.build_room().map_err(|error| blame::store(store.root(), &error))?;
+                let limits = self.session.build_limits();
+                let scratch = Scratch { directory: room.path(), limits: &limits };
+                let written = ric_images::write_copies(copy, from, layers, scratch, tar);
+                written.map(Some).map_err(|error| not_copied(&error))
+            }
+            Act::Run(_) | Act::Test(_) => {
+                unreachable!("a command is run, and makes no files by itself")
+            }
+        }
+    }
+
+    fn digest(
+        &mut self,
+        copy: &CopyFiles,
+        below: &Below<'_>,
+        stages: &dyn Fn(usize) -> Option<Image>,
+    ) -> Result<Digest, Failure> {
+        let from = self.source(copy, stages)?;
+        let from = from.as_ref().unwrap_or(&self.context);
+        ric_images::digest_copies(copy, from, &below.image.layers)
+            .map_err(|error| not_copied(&error))
+    }
+
+    fn hear(&mut self, event: &Event<'_>) {
+        self.telling.event(event);
+    }
+}
+
+impl Shop<'_> {
+    /// Runs a command; what it changes goes to `tar`, or nowhere.
+    fn step(
+        &mut self,
+        run: &Run,
+        below: &Below<'_>,
+        tar: Option<&mut dyn Write>,
+    ) -> Result<(), Failure> {
         let store = self.session.store();
         let room = store.build_room().map_err(|error| blame::store(store.root(), &error))?;
         let unwritten = |error: io::Error| {
@@ -186,45 +249,6 @@ impl Workshop for Shop<'_> {
         })
     }
 
-    fn files(
-        &mut self,
-        act: &Act,
-        below: &Below<'_>,
-        stages: &dyn Fn(usize) -> Option<Image>,
-        tar: &mut dyn Write,
-    ) -> Result<(), Failure> {
-        match act {
-            Act::Write(entries) => ric_images::write_entries(entries, &below.image.layers, tar)
-                .map_err(|error| {
-                    Failure::new(Actor::User, "cannot make the step's files").because(&error)
-                }),
-            Act::Copy(copy) => self.source(copy, stages).and_then(|from| {
-                let from = from.as_ref().unwrap_or(&self.context);
-                ric_images::write_copies(copy, from, &below.image.layers, tar)
-                    .map_err(|error| not_copied(&error))
-            }),
-            Act::Run(_) => unreachable!("a command is run, and makes no files by itself"),
-        }
-    }
-
-    fn digest(
-        &mut self,
-        copy: &CopyFiles,
-        below: &Below<'_>,
-        stages: &dyn Fn(usize) -> Option<Image>,
-    ) -> Result<Digest, Failure> {
-        let from = self.source(copy, stages)?;
-        let from = from.as_ref().unwrap_or(&self.context);
-        ric_images::digest_copies(copy, from, &below.image.layers)
-            .map_err(|error| not_copied(&error))
-    }
-
-    fn hear(&mut self, event: &Event<'_>) {
-        self.telling.event(event);
-    }
-}
-
-impl Shop<'_> {
     /// Where files are copied from; `None` for the directory that is built from.
     fn source(
         &mut self,
@@ -287,7 +311,7 @@ impl Shop<'_> {
         }
     }
 
-    /// Runs the step, and writes what it has changed.
+    /// Runs the step, and writes what it has changed where that is wanted.
     fn finish(
         &mut self,
         container: Container,
@@ -295,10 +319,11 @@ impl Shop<'_> {
         room: &BuildRoom<'_>,
         namespace: Option<&UserNamespace>,
         run: &Run,
-        tar: &mut dyn Write,
+        tar: Option<&mut dyn Write>,
     ) -> Result<(), Failure> {
         let (outcome, said) = self.attend(container, plan)?;
         refuse_failed(&outcome, &said)?;
+        let Some(tar) = tar else { return Ok(()) };
         let left_out = run.left_out.iter().map(|path| path.trim_start_matches('/').as_bytes());
         let never = NEVER_KEPT.map(str::as_bytes);
         let how = Pack {
@@ -358,17 +383,4 @@ fn refuse_failed(outcome: &Outcome, said: &str) -> Result<(), Failure> {
         "" => failure,
         said => failure.cause(format!("its output ended with:\n{said}")),
     })
-}
-
-/// Reads the build file.
-fn recipe(args: &BuildArgs, file: &Path, architecture: &str) -> Result<Dockerfile, Failure> {
-    let failed = || Failure::new(Actor::User, format!("cannot read {}", file.display()));
-    let bytes = std::fs::read(file).map_err(|error| failed().because(&error))?;
-    let inputs = Inputs {
-        arguments: args.build_arg.iter().map(|v| (v.name.clone(), v.value.clone())).collect(),
-        target: args.target.clone(),
-        architecture: architecture.to_owned(),
-    };
-    let name = file.to_string_lossy();
-    Dockerfile::parse(&name, &bytes, &inputs).map_err(|error| failed().because(&error))
 }

@@ -8,25 +8,27 @@ use rustix::fs::Stat;
 use tar::EntryType;
 
 use super::merged::Merged;
+use super::owner;
+use super::timeless::TimelessTar;
 use crate::Entry;
-use crate::layer::{Head, Moment, TarWriter, join};
+use crate::layer::{Head, Moment, join};
 
 /// Writes the tar of a layer with `entries` for an image of these trees, lowest first.
 ///
 /// Directories on the way that are there are in it as they are: a layer without them would give
-/// them new owners and modes. Owners are numbers. Times are 0, so that the same entries make the
-/// same layer.
+/// them new owners and modes. Owners are looked up in the image. Times are 0, so that the same
+/// entries make the same layer.
 ///
 /// # Errors
-/// What cannot be read or written; `NotADirectory` if a file is on the way; `InvalidInput` for an
-/// owner that is a name.
+/// What cannot be read or written; `NotADirectory` if a file is on the way; an owner that the image
+/// does not have.
 pub fn write_entries(entries: &[Entry], layers: &[PathBuf], tar: &mut dyn Write) -> io::Result<()> {
-    let merged = Merged::open(layers)?;
-    let mut writer = Writer { merged, written: HashSet::new(), tar: TarWriter::new(tar) };
+    let mut writer = Writer::new(Merged::open(layers)?, tar);
     for entry in entries {
         match entry {
             Entry::Directory { path, owner } => {
-                let owner = owner.as_deref().map_or(Ok((0, 0)), numbers)?;
+                let owner = owner.as_deref().map(|owner| owner::numbers(owner, &writer.merged));
+                let owner = owner.transpose().map_err(io::Error::other)?.unwrap_or_default();
                 writer.directory(path.as_bytes(), owner)?;
             }
             Entry::File { path, content, mode } => {
@@ -42,17 +44,21 @@ pub fn write_entries(entries: &[Entry], layers: &[PathBuf], tar: &mut dyn Write)
             }
         }
     }
-    writer.tar.finish()
+    writer.tar.finish().map(drop)
 }
 
 pub(super) struct Writer<'a> {
     pub(super) merged: Merged,
     /// Directories that the tar has.
     pub(super) written: HashSet<Vec<u8>>,
-    pub(super) tar: TarWriter<&'a mut dyn Write>,
+    pub(super) tar: TimelessTar<'a>,
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    pub(super) fn new(merged: Merged, tar: &'a mut dyn Write) -> Writer<'a> {
+        Writer { merged, written: HashSet::new(), tar: TimelessTar::new(tar) }
+    }
+
     /// Makes a directory, or repeats it: where it really is.
     pub(super) fn directory(&mut self, path: &[u8], owner: (u32, u32)) -> io::Result<Vec<u8>> {
         let way = self.merged.way(path)?;
@@ -91,15 +97,6 @@ pub(super) fn like<'a>(path: &'a [u8], stat: &Stat) -> Head<'a> {
     let owner = if own == 0 { (stat.st_uid, stat.st_gid) } else { (0, 0) };
     let mtime = Moment { seconds: stat.st_mtime, nanoseconds: 0 };
     Head { mtime, ..head(path, EntryType::Directory, stat.st_mode & 0o7777, owner) }
-}
-
-pub(super) fn numbers(owner: &str) -> io::Result<(u32, u32)> {
-    let (uid, gid) = owner.split_once(':').unwrap_or((owner, owner));
-    let number = |text: &str| {
-        let named = || format!("the owner {text:?} is a name, and only numbers are followed");
-        text.parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, named()))
-    };
-    Ok((number(uid)?, number(gid)?))
 }
 
 #[cfg(test)]
@@ -160,6 +157,6 @@ mod tests {
         ];
         assert_eq!(made, expected);
         let named = Entry::Directory { path: "/x".into(), owner: Some("ada".into()) };
-        assert!(written(&[named], &[lower.path()]).unwrap_err().to_string().contains("a name"));
+        assert!(written(&[named], &[lower.path()]).unwrap_err().to_string().contains("no `ada`"));
     }
 }

@@ -9,7 +9,9 @@ mod image;
 mod layer;
 mod look;
 mod merged;
+mod owner;
 mod patterns;
+mod timeless;
 
 use std::fmt::Debug;
 use std::io::Write;
@@ -20,14 +22,14 @@ use crate::{
     Recipe, RecipeError, Reference, Run, Step, Store, StoreError,
 };
 
-pub use copy::{CopyError, CopySource, digest_copies, write_copies};
+pub use copy::{CopyError, CopySource, Scratch, digest_copies, write_copies};
 pub use entries::write_entries;
 pub use image::Draft;
 pub use layer::AddError;
 pub use look::ImageFiles;
 
 /// Says what keys are made of; another makes all old keys void.
-const KEY_FORM: &str = "run-in-container build 1";
+const KEY_FORM: &str = "run-in-container build 2";
 
 /// What a build needs that this crate has not: sandboxes, registries, the user's files.
 pub trait Workshop {
@@ -47,7 +49,8 @@ pub trait Workshop {
     fn run(&mut self, run: &Run, below: &Below<'_>, tar: &mut dyn Write)
     -> Result<(), Self::Error>;
 
-    /// Writes the tar of a layer that copies files, or holds what the recipe does.
+    /// Writes the tar of a layer that copies files, or holds what the recipe does. Of copies: what
+    /// [`Workshop::digest`] says of what was written.
     ///
     /// # Errors
     /// If a file is not there or cannot be read.
@@ -57,7 +60,13 @@ pub trait Workshop {
         below: &Below<'_>,
         stages: &dyn Fn(usize) -> Option<Image>,
         tar: &mut dyn Write,
-    ) -> Result<(), Self::Error>;
+    ) -> Result<Option<Digest>, Self::Error>;
+
+    /// Runs a command upon an image, and keeps nothing of what it changes.
+    ///
+    /// # Errors
+    /// If it cannot be run, or fails.
+    fn test(&mut self, run: &Run, below: &Below<'_>) -> Result<(), Self::Error>;
 
     /// Digests what a layer that copies files would hold, times aside: part of its key.
     ///
@@ -214,18 +223,20 @@ impl Build<'_> {
             workshop.hear(&Event::Step { number, count: steps.len(), step });
             let mut is_empty = true;
             if let Some(act) = &step.act {
-                let layer = self.layer(act, &so_far, workshop);
-                let (layer, leased) = layer.map_err(|source| BuildError::Step {
+                let made = self.act(act, &so_far, workshop);
+                let made = made.map_err(|source| BuildError::Step {
                     file: self.recipe.file().to_owned(),
                     line: step.line,
                     text: step.text.clone(),
                     below: Box::new(so_far.draft.clone()),
                     source: Box::new(source),
                 })?;
-                so_far.draft.layers.push(layer);
-                so_far.image.layers.push(leased.tree.clone());
-                so_far.image.lease = so_far.image.lease.and(leased);
-                is_empty = false;
+                if let Some((layer, leased)) = made {
+                    so_far.draft.layers.push(layer);
+                    so_far.image.layers.push(leased.tree.clone());
+                    so_far.image.lease = so_far.image.lease.and(leased);
+                    is_empty = false;
+                }
             }
             step.changes.iter().for_each(|change| change.apply(&mut so_far.draft.config));
             so_far.draft.history.push(History { created_by: step.text.clone(), is_empty });
@@ -265,33 +276,47 @@ impl Build<'_> {
         }
     }
 
-    /// The layer of a step, made or found.
-    fn layer<W: Workshop>(
+    /// Does what a step does: its layer, if it makes one.
+    fn act<W: Workshop>(
         &self,
         act: &Act,
         so_far: &Finished,
         workshop: &mut W,
-    ) -> Result<(LayerDescriptor, LeasedLayer), AddError<W::Error>> {
-        let Terms { store, limits, cache } = self.terms;
-        let unkept = |source| AddError::Store { source };
+    ) -> Result<Option<(LayerDescriptor, LeasedLayer)>, AddError<W::Error>> {
         let image = Image {
             identity: crate::Identity::Digest(so_far.draft.chain()),
             config: so_far.draft.config.clone(),
             ..so_far.image.clone()
         };
         let below = Below { draft: &so_far.draft, image, base: so_far.base.as_deref() };
+        if let Act::Test(run) = act {
+            workshop.test(run, &below).map_err(|cause| AddError::Made { cause })?;
+            return Ok(None);
+        }
+        self.layer(act, &below, workshop).map(Some)
+    }
+
+    /// The layer of a step, made or found.
+    fn layer<W: Workshop>(
+        &self,
+        act: &Act,
+        below: &Below<'_>,
+        workshop: &mut W,
+    ) -> Result<(LayerDescriptor, LeasedLayer), AddError<W::Error>> {
+        let Terms { store, limits, cache } = self.terms;
+        let unkept = |source| AddError::Store { source };
         let stage = |number: usize| {
             let finished = self.finished.get(number).and_then(Option::as_ref);
             finished.map(|finished| finished.image.clone())
         };
-        let key = match act {
-            Act::Run(run) => Some(run_key(run, act, &so_far.draft)),
+        let mut key = match act {
+            Act::Run(run) => Some(run_key(run, act, below.draft)),
             Act::Copy(copy) => {
-                let files = workshop.digest(copy, &below, &stage);
+                let files = workshop.digest(copy, below, &stage);
                 let files = files.map_err(|cause| AddError::Made { cause })?;
-                Some(whole_key(&files.to_string(), act, &so_far.draft))
+                Some(whole_key(&files, act, below.draft))
             }
-            Act::Write(_) => None,
+            Act::Write(_) | Act::Test(_) => None,
         };
         if let Some(key) = key.filter(|_| cache)
             && let Some((layer, leased)) = store.lease_build(&key).map_err(unkept)?
@@ -299,10 +324,16 @@ impl Build<'_> {
             workshop.hear(&Event::Cached { layer: &layer });
             return Ok((layer, leased));
         }
+        let mut copied = None;
         let (layer, leased) = store.lease_built(limits, |tar| match act {
-            Act::Run(run) => workshop.run(run, &below, tar),
-            Act::Copy(_) | Act::Write(_) => workshop.files(act, &below, &stage, tar),
+            Act::Run(run) | Act::Test(run) => workshop.run(run, below, tar),
+            Act::Copy(_) | Act::Write(_) => {
+                copied = workshop.files(act, below, &stage, tar)?;
+                Ok(())
+            }
         })?;
+        // A file that has changed since it was digested is kept for what it is now.
+        key = copied.map(|files| whole_key(&files, act, below.draft)).or(key);
         if let Some(key) = key {
             store.note_build(&key, &layer).map_err(unkept)?;
         }
@@ -347,7 +378,7 @@ fn run_key(run: &Run, act: &Act, below: &Draft) -> Digest {
 }
 
 /// What names a layer of files with this digest.
-fn whole_key(files: &str, act: &Act, below: &Draft) -> Digest {
+fn whole_key(files: &Digest, act: &Act, below: &Draft) -> Digest {
     key(&format!("{}\n{files}", below.chain()), act)
 }
 

@@ -7,15 +7,14 @@
 
 mod copy;
 mod declare;
-mod expand;
 mod lines;
 mod run;
 mod steps;
 
 use crate::recipe::error::{Place, RecipeError, read_text};
-use crate::recipe::{Base, Inputs, Origin, PROXIES, Recipe, Stage, Step};
+use crate::recipe::expand::Expander;
+use crate::recipe::{Base, Inputs, Origin, PROXIES, Recipe, Stage, Step, find_stage, find_target};
 use crate::{Config, Reference};
-use expand::Expander;
 use lines::Instruction;
 
 /// Instructions, in upper case.
@@ -83,8 +82,9 @@ impl Dockerfile {
         if read.stages.is_empty() {
             return Err(RecipeError::Empty { file: file.to_owned(), wrong: "has no FROM" });
         }
-        read.target = read.find_target(inputs.target.as_deref())?;
+        read.target = find_target(file, &read.stages, inputs.target.as_deref())?;
         read.note_unused();
+        read.note_links();
         Ok(read)
     }
 
@@ -156,7 +156,7 @@ impl Dockerfile {
             return Err(place.wrong(format!("there is a stage `{name}` already")));
         }
         let image = expand(image)?;
-        let base = match self.find_stage_by_name(&image) {
+        let base = match find_stage(&self.stages, &image) {
             Some(stage) => Base::Stage(stage),
             None if image == "scratch" => Base::Scratch,
             None => Base::Image(reference(&image, place)?),
@@ -186,16 +186,10 @@ impl Dockerfile {
         given.map(|(_, value)| value.as_str())
     }
 
-    fn find_stage_by_name(&self, name: &str) -> Option<usize> {
-        let is_called =
-            |stage: &Stage| stage.name.as_ref().is_some_and(|n| n.eq_ignore_ascii_case(name));
-        self.stages.iter().position(is_called)
-    }
-
     /// What `--from` in stage number `this` means.
     fn origin(&self, from: &str, this: usize, place: &Place) -> Result<Origin, RecipeError> {
         let by_number = || from.parse().ok().filter(|number: &usize| *number < self.stages.len());
-        match self.find_stage_by_name(from).or_else(by_number) {
+        match find_stage(&self.stages, from).or_else(by_number) {
             Some(stage) if stage < this => Ok(Origin::Stage(stage)),
             Some(_) => Err(place.wrong(format!("the stage `{from}` is not before this one"))),
             None if from.contains('$') => {
@@ -206,20 +200,6 @@ impl Dockerfile {
             }
             None => reference(from, place).map(Origin::Image),
         }
-    }
-
-    fn find_target(&self, wanted: Option<&str>) -> Result<usize, RecipeError> {
-        let Some(wanted) = wanted else { return Ok(self.stages.len() - 1) };
-        let by_number = || wanted.parse().ok().filter(|number: &usize| *number < self.stages.len());
-        self.find_stage_by_name(wanted).or_else(by_number).ok_or_else(|| {
-            let named = self.stages.iter().enumerate();
-            let names = named.map(|(at, stage)| stage.name.clone().unwrap_or(at.to_string()));
-            RecipeError::NoStage {
-                file: self.file.clone(),
-                stage: wanted.to_owned(),
-                stages: names.collect::<Vec<_>>().join(", "),
-            }
-        })
     }
 
     /// An argument that nothing asks for is most often a mistake.
@@ -237,6 +217,22 @@ impl Dockerfile {
         let unused = self.arguments.iter().filter(|(name, _)| !declares(name));
         let notes: Vec<String> =
             unused.map(|(name, _)| format!("{}: no ARG takes `{name}`", self.file)).collect();
+        self.notes.extend(notes);
+    }
+
+    /// A flag that is understood and has no effect.
+    fn note_links(&mut self) {
+        let is_set = |flag: &lines::Flag| {
+            flag.name == "link" && !matches!(flag.value.as_deref(), Some("false" | "0"))
+        };
+        let instructions = self.instructions.iter().flatten();
+        let linked = instructions.filter(|instruction| instruction.flags.iter().any(is_set));
+        let notes: Vec<String> = linked
+            .map(|instruction| {
+                let Place { file, line, .. } = &instruction.place;
+                format!("{file}:{line}: `--link` has no effect: layers are kept by what they hold")
+            })
+            .collect();
         self.notes.extend(notes);
     }
 }

@@ -30,7 +30,7 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 /// A Dockerfile upon busybox, in a directory of its own.
-fn recipe(stage: &Stage, text: &str) -> Result<String, Failed> {
+pub(super) fn recipe(stage: &Stage, text: &str) -> Result<String, Failed> {
     let archive = Image::busybox(json!({"Env": ["PATH=/bin"]}))?.docker_archive()?;
     let base = stage.file("base.tar", archive)?;
     let folder = stage.directory("context")?;
@@ -39,19 +39,19 @@ fn recipe(stage: &Stage, text: &str) -> Result<String, Failed> {
     Ok(folder)
 }
 
-fn build(stage: &Stage, words: &[&str], folder: &str) -> Result<Ran, Failed> {
+pub(super) fn build(stage: &Stage, words: &[&str], folder: &str) -> Result<Ran, Failed> {
     let store = stage.store().to_string_lossy().into_owned();
     let all = [&["images", "build", "-t", "tool", "--store", &store], words, &[folder]].concat();
     stage.cli(&all).output()
 }
 
-fn run_tool(stage: &Stage, words: &[&str]) -> Result<String, Failed> {
+pub(super) fn run_tool(stage: &Stage, words: &[&str]) -> Result<String, Failed> {
     let all = [&["run", "--image", "tool"], words].concat();
     Ok(stage.cli(&all).output()?.expect_code(0)?.answer.stdout)
 }
 
 /// What no build may leave in the store.
-fn no_work_left(stage: &Stage) -> Result<(), Failed> {
+pub(super) fn no_work_left(stage: &Stage) -> Result<(), Failed> {
     let left: Vec<_> = fs::read_dir(stage.store().join("tmp"))?.collect::<Result<_, _>>()?;
     let names: Vec<_> = left.iter().map(fs::DirEntry::file_name).collect();
     let mut whole = names.iter().filter(|name| !name.to_string_lossy().ends_with(".lock"));

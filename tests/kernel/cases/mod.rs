@@ -5,6 +5,7 @@ mod calls;
 mod clean_up;
 mod daemon;
 mod conversions;
+mod definitions;
 mod examples;
 mod denials;
 mod docker_daemon;
@@ -30,6 +31,7 @@ pub(crate) fn all() -> Vec<Case> {
         hostile::cases(),
         limits::cases(),
         builds::cases(),
+        definitions::cases(),
         calls::cases(),
         warm::cases(),
         environments::cases(),

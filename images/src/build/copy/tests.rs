@@ -3,6 +3,9 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
+use std::io::Read;
+use std::path::Path;
+
 use super::*;
 use crate::{InlineFile, Origin};
 
@@ -58,7 +61,11 @@ fn source(context: &Path) -> Result<CopySource, CopyError> {
 /// One line an entry: path, mode, owner, target and content.
 fn copied(copy: &CopyFiles, context: &Path, layer: &Path) -> Result<Vec<String>, CopyError> {
     let mut bytes = Vec::new();
-    write_copies(copy, &source(context)?, &[layer.to_owned()], &mut bytes)?;
+    let (room, limits) = (tempfile::tempdir().unwrap(), Limits::default());
+    let scratch = Scratch { directory: room.path(), limits: &limits };
+    let (from, layers) = (source(context)?, [layer.to_owned()]);
+    let written = write_copies(copy, &from, &layers, scratch, &mut bytes)?;
+    assert_eq!(written, digest_copies(copy, &from, &layers)?);
     let mut archive = tar::Archive::new(bytes.as_slice());
     let mut lines = Vec::new();
     for entry in archive.entries().unwrap() {
@@ -66,8 +73,9 @@ fn copied(copy: &CopyFiles, context: &Path, layer: &Path) -> Result<Vec<String>,
         let path = entry.path().unwrap().display().to_string();
         let (mode, kind) = (entry.header().mode().unwrap(), entry.header().entry_type());
         let (uid, gid) = (entry.header().uid().unwrap(), entry.header().gid().unwrap());
-        let mut content = String::new();
-        entry.read_to_string(&mut content).unwrap();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).unwrap();
+        let mut content = String::from_utf8_lossy(&content).into_owned();
         if let Some(target) = entry.link_name().unwrap() {
             content = format!("->{}", target.display());
         }
@@ -138,10 +146,6 @@ fn nothing_outside_is_read_or_written() {
     assert!(refused(&["a.txt"], "/").contains("a directory in the image"));
     fs::write(context.path().join("dir/.wh.x"), "").unwrap();
     assert!(refused(&["dir"], "/").contains("a file was removed"));
-    fs::write(context.path().join("packed"), b"\x1f\x8b").unwrap();
-    let add = CopyFiles { unpacks: true, ..copy(&["packed"], "/x") };
-    let error = copied(&add, context.path(), layer.path()).unwrap_err().to_string();
-    assert!(error.contains("unpacking `packed` is not supported"), "{error}");
 }
 
 #[test]
@@ -167,7 +171,7 @@ fn digest_is_of_all_but_times() {
         digest_copies(&copy(&["."], "/x"), &from, &[layer.path().to_owned()]).unwrap()
     };
     let first = digest();
-    let file = File::options().write(true).open(context.path().join("a.txt")).unwrap();
+    let file = fs::File::options().write(true).open(context.path().join("a.txt")).unwrap();
     file.set_modified(std::time::UNIX_EPOCH).unwrap();
     assert_eq!(digest(), first);
     fs::set_permissions(context.path().join("a.txt"), PermissionsExt::from_mode(0o600)).unwrap();
@@ -189,7 +193,153 @@ fn files_of_an_image_come_from_what_its_layers_show() {
     let names = from.tree.names(b"d").unwrap();
     assert_eq!(names, [b"both".to_vec(), b"new".to_vec(), b"old".to_vec()]);
     let mut bytes = Vec::new();
-    write_copies(&copy(&["/d"], "/e"), &from, &[], &mut bytes).unwrap();
+    let (room, limits) = (tempfile::tempdir().unwrap(), Limits::default());
+    let scratch = Scratch { directory: room.path(), limits: &limits };
+    write_copies(&copy(&["/d"], "/e"), &from, &[], scratch, &mut bytes).unwrap();
     let mut archive = tar::Archive::new(bytes.as_slice());
     assert_eq!(archive.entries().unwrap().count(), 4);
+}
+
+#[test]
+fn parents_and_exceptions_are_those_of_the_flags() {
+    let (context, layer) = places();
+    let mut asked = copy(&["dir/sub/x", "dir/./kept"], "/p");
+    asked.keeps_parents = true;
+    let lines = copied(&asked, context.path(), layer.path()).unwrap();
+    let expected = ["p/ 755 0:0 ", "p/dir/ 755 0:0 ", "p/dir/sub/ 755 0:0 "];
+    assert_eq!(lines[..3], expected);
+    assert_eq!(lines[3..], ["p/dir/sub/x 755 0:0 X", "p/kept 644 0:0 K"]);
+    let mut asked = copy(&["dir", "a.txt"], "/e/");
+    asked.left_out = vec!["sub".to_owned(), "li*".to_owned(), "a.*".to_owned()];
+    let lines = copied(&asked, context.path(), layer.path()).unwrap();
+    assert_eq!(lines, ["e/ 755 0:0 ", "e/kept 644 0:0 K"]);
+    asked.left_out = vec!["[".to_owned()];
+    let wrong = copied(&asked, context.path(), layer.path()).unwrap_err();
+    assert!(wrong.to_string().contains("`--exclude`: `[` is no pattern"), "{wrong}");
+}
+
+#[test]
+fn definition_files_copy_as_cp_does() {
+    let (context, layer) = places();
+    let cp = |sources: &[&str], target: &str| CopyFiles {
+        rules: Rules::Cp,
+        owner: Some("0:0".to_owned()),
+        ..copy(sources, target)
+    };
+    fs::remove_file(context.path().join("dir/link")).unwrap();
+    symlink("../b.txt", context.path().join("dir/link")).unwrap();
+    fs::create_dir(layer.path().join("opt/sub")).unwrap();
+    fs::set_permissions(layer.path().join("opt/sub"), PermissionsExt::from_mode(0o711)).unwrap();
+    let cases: [(&[&str], &str, &[&str]); 5] = [
+        // To a new name, into what is there, and into what is there already by that name.
+        (&["dir/sub"], "/new", &["new/ 750 0:0 ", "new/x 755 0:0 X"]),
+        (&["dir/sub"], "/there", &["opt/ 700 0:0 ", "opt/sub/ 711 0:0 ", "opt/sub/x 755 0:0 X"]),
+        (&["dir/sub/."], "/n/", &["n/ 755 0:0 ", "n/x 755 0:0 X"]),
+        (&["a.txt"], "/d/e", &["d/ 755 0:0 ", "d/e 640 0:0 A"]),
+        // Links in directories are followed.
+        (
+            &["dir"],
+            "/l",
+            &[
+                "l/ 750 0:0 ",
+                "l/kept 644 0:0 K",
+                "l/link 600 0:0 B",
+                "l/sub/ 750 0:0 ",
+                "l/sub/x 755 0:0 X",
+            ],
+        ),
+    ];
+    for (sources, target, expected) in cases {
+        let lines = copied(&cp(sources, target), context.path(), layer.path()).unwrap();
+        assert_eq!(lines, expected, "{sources:?} to {target}");
+    }
+    // What a link cannot lead to, and what leads to itself.
+    fs::remove_file(context.path().join("dir/link")).unwrap();
+    symlink("/etc/passwd", context.path().join("dir/link")).unwrap();
+    assert!(copied(&cp(&["dir"], "/l"), context.path(), layer.path()).is_err());
+    fs::remove_file(context.path().join("dir/link")).unwrap();
+    symlink("..", context.path().join("dir/link")).unwrap();
+    assert!(copied(&cp(&["dir"], "/l"), context.path(), layer.path()).is_err());
+}
+
+/// A tar with a file and a directory, of an owner of their own.
+fn archive(names: &[&str]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for name in names {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(EntryType::Regular);
+        header.set_mode(0o640);
+        header.set_uid(3);
+        header.set_gid(4);
+        header.set_size(1);
+        builder.append_data(&mut header, name, &b"x"[..]).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+#[test]
+fn archives_are_unpacked_where_add_puts_them() {
+    let (context, layer) = places();
+    let plain = archive(&["a", "b/c"]);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&plain).unwrap();
+    let mut text = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    text.write_all(b"just a text").unwrap();
+    let removal = archive(&["d/.wh.passwd"]);
+    let files = [
+        ("plain.tar", plain.clone()),
+        ("gzip", gzip.finish().unwrap()),
+        ("zstd", zstd::encode_all(plain.as_slice(), 1).unwrap()),
+        ("text.gz", text.finish().unwrap()),
+        ("removal.tar", removal),
+        ("up.tar", {
+            let mut bytes = archive(&["aa/x"]);
+            bytes[..4].copy_from_slice(b"../x");
+            let sum: u32 = bytes[..512]
+                .iter()
+                .enumerate()
+                .map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) })
+                .sum();
+            bytes[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+            bytes
+        }),
+        ("xz", b"\xfd7zXZ\0more".to_vec()),
+    ];
+    for (name, bytes) in files {
+        fs::write(context.path().join(name), bytes).unwrap();
+    }
+    let add = |source: &str| {
+        let asked = CopyFiles { unpacks: true, ..copy(&[source], "/there/u") };
+        copied(&asked, context.path(), layer.path())
+    };
+    let owner = if rustix::process::geteuid().is_root() { "3:4" } else { "0:0" };
+    for source in ["plain.tar", "gzip", "zstd"] {
+        let lines = add(source).unwrap();
+        assert_eq!(lines[..2], ["opt/ 700 0:0 ", "opt/u/ 755 0:0 "], "{source}");
+        assert!(lines.contains(&format!("opt/u/a 640 {owner} x")), "{source}: {lines:?}");
+        assert!(lines.contains(&format!("opt/u/b/c 640 {owner} x")), "{source}: {lines:?}");
+    }
+    // Docker asks what a file holds, not what it is called.
+    assert!(add("text.gz").unwrap()[1].starts_with("opt/u 644 0:0 "));
+    let wrong = |source: &str| add(source).unwrap_err().to_string();
+    assert!(wrong("removal.tar").contains("begins with `.wh.`"), "{}", wrong("removal.tar"));
+    assert!(wrong("up.tar").contains("cannot unpack"), "{}", wrong("up.tar"));
+    assert!(wrong("xz").contains("COPY it, and unpack it with RUN"));
+    // The twin: COPY takes it as it is.
+    assert_eq!(copied(&copy(&["plain.tar"], "/t"), context.path(), layer.path()).unwrap().len(), 1);
+}
+
+/// A file that changes after it was digested is told by the digest of what was written.
+#[test]
+fn what_was_written_is_what_is_named() {
+    let (context, layer) = places();
+    let (asked, layers) = (copy(&["a.txt"], "/a"), [layer.path().to_owned()]);
+    let (room, limits) = (tempfile::tempdir().unwrap(), Limits::default());
+    let scratch = Scratch { directory: room.path(), limits: &limits };
+    let from = source(context.path()).unwrap();
+    let before = digest_copies(&asked, &from, &layers).unwrap();
+    fs::write(context.path().join("a.txt"), "changed").unwrap();
+    let written = write_copies(&asked, &from, &layers, scratch, &mut io::sink()).unwrap();
+    assert_ne!(written, before);
+    assert_eq!(written, digest_copies(&asked, &from, &layers).unwrap());
 }

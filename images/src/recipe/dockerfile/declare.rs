@@ -4,6 +4,7 @@ use super::lines::{self, Instruction};
 use super::run::{exec_form, shell_form};
 use super::steps::Here;
 use crate::recipe::error::RecipeError;
+use crate::recipe::expand::escaped_words;
 use crate::recipe::{Change, Healthcheck};
 
 /// What an instruction declares. `ARG` changes what later ones find, and no image.
@@ -96,30 +97,6 @@ fn pairs(here: &Here<'_>, instruction: &Instruction) -> Result<Vec<(String, Stri
         Ok((name, value))
     };
     words.into_iter().map(pair).collect()
-}
-
-/// Words with their quotes and escapes, separated by blanks outside of those.
-fn escaped_words(text: &str, escape: char) -> Vec<String> {
-    let mut words = vec![String::new()];
-    let mut quote = None;
-    let mut characters = text.chars();
-    while let Some(character) = characters.next() {
-        if quote.is_none() && character.is_whitespace() {
-            words.push(String::new());
-            continue;
-        }
-        let word = words.last_mut().expect("one at least");
-        word.push(character);
-        match quote {
-            None if matches!(character, '\'' | '"') => quote = Some(character),
-            Some(open) if character == open => quote = None,
-            // Nothing escapes in single quotes.
-            None | Some('"') if character == escape => word.extend(characters.next()),
-            None | Some(_) => {}
-        }
-    }
-    words.retain(|word| !word.is_empty());
-    words
 }
 
 /// Names that `ARG` declares, with their defaults, not yet expanded.

@@ -4,10 +4,8 @@ use super::copy::csv_fields;
 use super::lines::{Instruction, is_heredoc};
 use super::steps::Here;
 use crate::recipe::error::{Place, RecipeError};
-use crate::recipe::{Mount, Network, Origin, Run, RunFile, Sharing};
+use crate::recipe::{Mount, Network, Origin, Run, RunFile, SCRIPTS, Sharing};
 
-/// Where a script lies that was written as a here-document.
-const SCRIPTS: &str = "/dev/pipes";
 /// What runs a line of text, unless `SHELL` says otherwise.
 const SHELL: [&str; 2] = ["/bin/sh", "-c"];
 

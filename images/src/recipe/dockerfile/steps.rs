@@ -3,12 +3,12 @@
 use super::lines::{self, Instruction};
 use super::{Dockerfile, copy, declare, run};
 use crate::Config;
-use crate::recipe::dockerfile::expand::Expander;
 use crate::recipe::error::{Place, RecipeError};
-use crate::recipe::{Act, Base, Change, Entry, PROXIES, Stage, Step, Unkeyed};
+use crate::recipe::expand::Expander;
+use crate::recipe::{
+    Act, Base, Change, Entry, PATH, PROXIES, Stage, Step, Unkeyed, absolute, on_one_line,
+};
 
-/// What Docker gives to commands where an image says nothing.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Bytes of all variables at most: more could not be passed to a program (`ARG_MAX`, execve(2)).
 const VARIABLES_BYTES_MAX: usize = 512 << 10;
 
@@ -173,24 +173,6 @@ fn place_of(file: &Dockerfile, stage: usize) -> Place {
     Place { file: file.file.clone(), line: *line, text }
 }
 
-/// `path` from the root, without `.` and `..`, seen from `workdir`. Keeps a slash at its end.
-pub(in crate::recipe) fn absolute(workdir: &str, path: &str) -> String {
-    let from = if path.starts_with('/') { "" } else { workdir };
-    let mut components: Vec<&str> = Vec::new();
-    for component in from.split('/').chain(path.split('/')) {
-        match component {
-            "" | "." => {}
-            ".." => {
-                components.pop();
-            }
-            _ => components.push(component),
-        }
-    }
-    let is_directory = path.ends_with('/') || path == "." || path.ends_with("/.");
-    let end = if is_directory && !components.is_empty() { "/" } else { "" };
-    format!("/{}{end}", components.join("/"))
-}
-
 /// The instruction on one line, with a word of its here-documents.
 fn shown_text(instruction: &Instruction) -> String {
     let words: Vec<&str> = instruction.place.text.split_whitespace().collect();
@@ -198,7 +180,5 @@ fn shown_text(instruction: &Instruction) -> String {
     if let Some(first) = instruction.heredocs.iter().find_map(|h| h.content.lines().next()) {
         text.push_str(&format!(" ({}…)", first.trim()));
     }
-    text.chars()
-        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
-        .collect()
+    on_one_line(&text)
 }

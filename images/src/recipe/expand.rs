@@ -83,6 +83,30 @@ impl Words {
     }
 }
 
+/// Words with their quotes and escapes, separated by blanks outside of those.
+pub(in crate::recipe) fn escaped_words(text: &str, escape: char) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut quote = None;
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        if quote.is_none() && character.is_whitespace() {
+            words.push(String::new());
+            continue;
+        }
+        let word = words.last_mut().expect("one at least");
+        word.push(character);
+        match quote {
+            None if matches!(character, '\'' | '"') => quote = Some(character),
+            Some(open) if character == open => quote = None,
+            // Nothing escapes in single quotes.
+            None | Some('"') if character == escape => word.extend(characters.next()),
+            None | Some(_) => {}
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
 struct Reader<'a> {
     expander: Expander<'a>,
     characters: &'a [char],
