@@ -170,8 +170,9 @@ pub(crate) fn convert(reference: &str, target: &Target, error: &ConvertError) ->
 /// The sandbox for `image` cannot be started.
 pub(crate) fn start(image: &str, error: &StartError) -> Failure {
     let must_act = match error {
-        StartError::MountPoint { .. } => Actor::User,
+        StartError::MountPoint { .. } | StartError::Archive { .. } => Actor::User,
         StartError::Prepare { .. }
+        | StartError::Daemon { .. }
         | StartError::Monitor { .. }
         | StartError::Step { .. }
         | StartError::NotApplied { .. }

@@ -2,17 +2,19 @@
 //!
 //! What the libraries' errors mean to a user is said in [`crate::blame`].
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use ric_images::{
     Access, Asker, ConvertOptions, Converted, CredentialFiles, Form, Image, Limits, LocalDocker,
     Manifest, Mirror, Progress, Reference, Registries, Store, Target, Timeouts,
 };
-use ric_policies::{Authority, Loaded, Policy, Ruled, SITE_FILE};
+use ric_policies::{Authority, EngineName, Loaded, Policy, Ruled, SITE_FILE};
 use ric_runtime::{
-    BuildStep, Caller, Container, Host, Identities, Outcome, Plan, Signals, Streams, Task, Work,
-    WorkAsk, admit,
+    BuildStep, Caller, Container, DockerHost, Host, Identities, Outcome, Plan, Signals, Streams,
+    Task, Work, WorkAsk, admit, engine_of,
 };
 
 use crate::blame;
@@ -36,6 +38,8 @@ pub(crate) struct Session {
     shifter_folders: Vec<PathBuf>,
     credentials: CredentialFiles,
     docker: LocalDocker,
+    /// What it says of itself, asked once.
+    docker_host: OnceLock<DockerHost>,
     limits: Limits,
 }
 
@@ -74,6 +78,7 @@ impl Session {
             shifter_folders,
             credentials,
             docker,
+            docker_host: OnceLock::new(),
             limits,
         })
     }
@@ -95,7 +100,7 @@ impl Session {
 
     /// Decides `task`. What policy does not admit reaches neither network nor disk.
     pub(crate) fn decide(&self, task: &Task) -> Result<Decision, Failure> {
-        self.decide_on(task, &self.host)
+        self.decide_on(task, &self.host_for(task))
     }
 
     /// The same, for a caller for whom the machine is another than for this process.
@@ -107,6 +112,15 @@ impl Session {
         let manifest = self.resolve(&admitted.references, &asker(&task.caller))?;
         let plan = ric_runtime::plan(task, &manifest, &self.policy, host);
         Ok(Decision { plan: plan.map_err(refused)?, manifest })
+    }
+
+    /// What this machine can do for `task`. A daemon is asked only by who wants one.
+    fn host_for(&self, task: &Task) -> Cow<'_, Host> {
+        if engine_of(task, &self.policy) != Ok(EngineName::Docker) {
+            return Cow::Borrowed(&self.host);
+        }
+        let docker = self.docker_host.get_or_init(|| ask_docker(&self.docker));
+        Cow::Owned(Host { docker: Some(docker.clone()), ..self.host.clone() })
     }
 
     /// What `image` is now, if policy admits it; `verb` is what shall be done with it.
@@ -350,12 +364,28 @@ pub(crate) fn read_host(caller: &Caller, policy: &Policy) -> Result<Host, Failur
     .map_err(|error| blame::probe(&error))
 }
 
-/// The same, found out anew and kept.
+/// The same, found out anew and kept, and what a daemon says if policy lets one start containers.
 pub(crate) fn probe_host(caller: &Caller, policy: &Policy) -> Result<Host, Failure> {
     if let Some(cache) = ric_runtime::HostCache::open(caller.uid) {
         cache.clear();
     }
-    read_host(caller, policy)
+    let mut host = read_host(caller, policy)?;
+    if policy.engines.value.contains(&EngineName::Docker) {
+        host.docker = Some(ask_docker(&places::docker()));
+    }
+    Ok(host)
+}
+
+/// What a Docker or Podman of this machine says of itself.
+fn ask_docker(docker: &LocalDocker) -> DockerHost {
+    match docker.find() {
+        Ok(socket) => ric_runtime::probe_docker(&socket),
+        Err(error) => {
+            let cause = std::error::Error::source(&error);
+            let cause = cause.map_or(String::new(), |cause| format!(": {cause}"));
+            ric_runtime::no_docker(Path::new(""), format!("{error}{cause}"))
+        }
+    }
 }
 
 /// Where the store is, or will be.

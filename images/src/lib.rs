@@ -62,6 +62,6 @@ pub use source::{
     Timeouts,
 };
 pub use store::{
-    BuildRoom, Collect, Collected, Damage, Lease, Store, StoreError, StoredError, StoredImage,
-    Unsafe, Untagged, default_root, is_local_filesystem,
+    BuildRoom, Collect, Collected, Damage, DockerArchiveError, Lease, PrivateFolder, Store,
+    StoreError, StoredError, StoredImage, Unsafe, Untagged, default_root, is_local_filesystem,
 };

@@ -5,6 +5,9 @@
 //! sandbox. That child stays as PID 1 and runs the task; the monitor waits for it and clears up
 //! whatever becomes of the owner. Nothing is decided here: the steps were planned.
 //!
+//! Started by another engine it is PID 1 at once ([`engine`]), and carries out the steps that the
+//! engine has left.
+//!
 //! No libc and no allocation, so that a start costs a few pages and no dynamic linking.
 //! Deliberately absent: policy, parsing of anything that a task or a user wrote, waiting on locks.
 
@@ -12,6 +15,7 @@
 #![no_main]
 #![no_builtins]
 
+mod engine;
 mod message;
 mod monitor;
 mod program;
@@ -33,7 +37,8 @@ extern "C" fn _start() -> ! {
 }
 
 extern "C" fn start() -> ! {
-    monitor::run()
+    // A monitor is somebody's child. Whoever is first in a pid namespace was put there.
+    if sys::getpid() == 1 { engine::run() } else { monitor::run() }
 }
 
 /// A broken invariant of this program: ends it, and with it the container.

@@ -226,7 +226,7 @@ fn clone_into(step: &Step, start: &Start) -> sys::Result<i32> {
         if path.is_empty() { None } else { Some(sys::open(path, sys::O_PATH | sys::O_DIRECTORY)?) };
     let pid = sys::clone(step.numbers[0], cgroup)?;
     if pid == 0 {
-        sandbox::build(start, step.index);
+        sandbox::build(start, step.index + 1);
     }
     if let Some(fd) = cgroup {
         sys::close(fd);

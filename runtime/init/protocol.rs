@@ -3,6 +3,9 @@
 //! Both sides are always of one build: the owner carries `init` in itself. So there is no version
 //! here, and nothing outside this crate may rely on it.
 
+/// Where `init` finds the socket to its owner in a container that another engine has made.
+pub const CONTROL_PATH: &core::ffi::CStr = c"/run-in-container/control";
+
 /// Words of a message: its kind, then six numbers. Text may follow, descriptors may travel beside.
 pub const MESSAGE_WORDS: usize = 7;
 /// Bytes of the words of a message.
@@ -13,7 +16,7 @@ pub const TEXT_BYTES_MAX: usize = 96 * 1024;
 pub const DESCRIPTORS_MAX: usize = 200;
 
 /// Owner to monitor: `[steps bytes]`, descriptors: steps, control socket, then those that steps
-/// name.
+/// name. To an init that another engine started: descriptors: steps alone.
 pub const START: u64 = 1;
 /// Owner to monitor: the maps of the user namespace are written.
 pub const MAPPED: u64 = 2;
@@ -135,7 +138,8 @@ pub const STEP_RLIMIT: u64 = 19;
 pub const STEP_BOUND: u64 = 20;
 /// Become uid `number 0`, gid `number 1`; `text 0` holds the groups as u32s if `number 2` is 1.
 pub const STEP_IDS: u64 = 21;
-/// Drop all capabilities but those in `number 0`, forbid new privileges, end with the monitor.
+/// Drop all capabilities but those in `number 0`, forbid new privileges, and, unless `number 1` is
+/// 1, end with the monitor.
 pub const STEP_DROP: u64 = 22;
 /// Make the directory `text 0` with mode `number 0`.
 pub const STEP_MKDIR: u64 = 23;
@@ -149,7 +153,8 @@ pub const BIND_DEVICE: u64 = 1;
 /// [`STEP_BIND`]: the source must be this inode.
 pub const BIND_INODE: u64 = 2;
 
-/// Hold on to the POSIX message queues, which can be found nowhere else.
+/// Hold on to the POSIX message queues, which are mounted at `text 0`, or, if that is empty,
+/// nowhere.
 pub const STEP_QUEUES: u64 = 30;
 
 /// Monitor: attach the BPF program `text 1` to the devices of the version 2 cgroup `text 0`.
@@ -161,3 +166,5 @@ pub const STEP_DETACHED: u64 = 27;
 pub const STEP_IDMAP: u64 = 28;
 /// Attach the tree that is descriptor `number 0` on the machine's directory `text 0`.
 pub const STEP_COVER: u64 = 29;
+/// What is found at `text 0` must be on device `number 0` and have inode `number 1`.
+pub const STEP_EXPECT: u64 = 31;

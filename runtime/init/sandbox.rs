@@ -22,12 +22,11 @@ struct Box {
     null: i32,
 }
 
-/// Carries out all steps after the one with number `clone`, in the order in which they were
-/// planned.
-pub fn build(start: &Start, clone: u64) -> ! {
+/// Carries out all steps from number `first` on, in the order in which they were planned.
+pub fn build(start: &Start, first: u64) -> ! {
     let mut state = Box { control: start.fds[0], root: -1, detacher: 0, queues: -1, null: -1 };
     wait_for_maps(&state, start);
-    for step in Steps::new(start.steps).skip(clone as usize + 1) {
+    for step in Steps::new(start.steps).skip(first as usize) {
         if let Err(errno) = carry_out(&mut state, &step, start) {
             send(state.control, FAILED, [step.index, errno as u64, 0]);
             sys::exit(1);
@@ -72,7 +71,13 @@ pub const QUEUES: i32 = 4;
 
 /// Queues are files of a file system that needs no place to be used: `mq_open(3)` finds them by the
 /// IPC namespace. Mounted nowhere, so that tasks see what they always do.
-fn hold_queues(state: &mut Box) -> sys::Result<()> {
+fn hold_queues(state: &mut Box, step: &Step) -> sys::Result<()> {
+    if !step.bytes(0).is_empty() {
+        let mounted = sys::open(step.string(0), sys::O_PATH | sys::O_DIRECTORY)?;
+        state.queues = sys::dup_above(mounted, QUEUES + 1)?;
+        sys::close(mounted);
+        return Ok(());
+    }
     let fs = match sys::fsopen(c"mqueue") {
         Err(sys::ENODEV) => return Ok(()),
         opened => opened?,
@@ -103,14 +108,15 @@ fn carry_out(state: &mut Box, step: &Step, start: &Start) -> sys::Result<()> {
         STEP_HOSTNAME => sys::sethostname(step.string(0)).map(drop),
         STEP_LOOPBACK => loopback_up(),
         STEP_RLIMIT => set_limit(numbers),
-        STEP_QUEUES => hold_queues(state),
+        STEP_QUEUES => hold_queues(state, step),
         STEP_BOUND => bound(numbers[0]),
         STEP_IDS => become_ids(step),
-        STEP_DROP => drop_privileges(numbers[0]),
+        STEP_DROP => drop_privileges(numbers),
         STEP_MKDIR => sys::mkdir(step.string(0), numbers[0] as u32).map(drop),
         STEP_SECCOMP => sys::install_filter(step.bytes(0)).map(drop),
         STEP_DETACHED => detached(state),
         STEP_COVER => cover(step, start),
+        STEP_EXPECT => expect(step),
         STEP_READY => ready(state),
         _ => Err(sys::EINVAL),
     }
@@ -403,15 +409,28 @@ fn become_ids(step: &Step) -> sys::Result<()> {
     Ok(())
 }
 
-fn drop_privileges(kept: u64) -> sys::Result<()> {
+fn drop_privileges(numbers: [u64; 4]) -> sys::Result<()> {
+    let [kept, has_no_monitor, ..] = numbers;
     sys::drop_capabilities(kept)?;
     sys::prctl(PR_SET_NO_NEW_PRIVS, 1, 0)?;
     // A task of the same uid must not look into this process through /proc.
     sys::prctl(PR_SET_DUMPABLE, 0, 0)?;
-    // Last, because a change of ids forgets it: no container outlives its monitor.
-    sys::prctl(PR_SET_PDEATHSIG, sys::SIGKILL as usize, 0)?;
+    // After the ids, whose change forgets it: no container outlives its monitor. Another engine's
+    // process may end in one of its threads only, which counts as an end here (prctl(2)).
+    if has_no_monitor == 0 {
+        sys::prctl(PR_SET_PDEATHSIG, sys::SIGKILL as usize, 0)?;
+    }
     sys::umask(0o022);
     Ok(())
+}
+
+/// Whether what an engine mounted by its name is what the caller had opened.
+fn expect(step: &Step) -> sys::Result<()> {
+    let at = sys::open(step.string(0), sys::O_PATH | sys::O_NOFOLLOW)?;
+    let stat = sys::fstat(at)?;
+    sys::close(at);
+    let [device, inode, ..] = step.numbers;
+    if stat.device == device && stat.inode == inode { Ok(()) } else { Err(sys::ESTALE) }
 }
 
 /// Tells the owner what the kernel says of this process, to be compared with what was planned.

@@ -124,6 +124,10 @@ pub fn dup_above(fd: i32, least: i32) -> Result<i32> {
     Ok(plain(72, [fd as usize, F_DUPFD_CLOEXEC, least as usize, 0, 0])? as i32)
 }
 
+pub fn getpid() -> i32 {
+    plain(39, [0; 5]).map_or(0, |pid| pid as i32)
+}
+
 pub fn setsid() {
     let _ = plain(112, [0; 5]);
 }
@@ -632,6 +636,25 @@ pub fn pipe() -> Result<[i32; 2]> {
 
 pub fn socket_inet() -> Result<i32> {
     Ok(plain(41, [2, 2 | O_CLOEXEC as usize, 0, 0, 0])? as i32)
+}
+
+/// A socket that keeps messages apart, connected to the one at `path`, connect(2).
+pub fn connect(path: &CStr) -> Result<i32> {
+    #[repr(C)]
+    struct Address {
+        family: u16,
+        path: [u8; 108],
+    }
+    const UNIX: usize = 1;
+    const SEQPACKET: usize = 5;
+    let mut address = Address { family: UNIX as u16, path: [0; 108] };
+    let text = path.to_bytes_with_nul();
+    address.path.get_mut(..text.len()).ok_or(EINVAL)?.copy_from_slice(text);
+    let socket = plain(41, [UNIX, SEQPACKET | O_CLOEXEC as usize, 0, 0, 0])?;
+    let at = &raw const address as usize;
+    // SAFETY: `address` is a `sockaddr_un` of the size given and outlives the call.
+    unsafe { raw(42, [socket, at, size_of::<Address>(), 0, 0, 0]) }?;
+    Ok(socket as i32)
 }
 
 /// `ioctl(2)` whose argument is a number.

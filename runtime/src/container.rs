@@ -2,7 +2,10 @@
 
 mod control;
 mod ending;
+mod docker;
 mod files;
+mod keeper;
+mod owner;
 mod run;
 mod start;
 mod streams;
@@ -16,8 +19,8 @@ use std::os::fd::OwnedFd;
 use ric_images::Lease;
 use ric_policies::Protection;
 
+use self::keeper::Keeper;
 use self::tools::Tools;
-use crate::native::monitor::Monitor;
 use crate::usage::UsageFiles;
 use crate::{ContainerFacts, Enforced};
 
@@ -39,7 +42,7 @@ pub struct Container {
     /// To init.
     control: OwnedFd,
     /// Waits until nothing is left, when it is dropped.
-    monitor: Monitor,
+    keeper: Keeper,
     /// Dropped last: until nothing is left, the image must stay in the store.
     _lease: Lease,
 }

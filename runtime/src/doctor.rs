@@ -37,6 +37,10 @@ pub(crate) const SUBORDINATE_REMEDY: &str = "let an administrator install `newui
 pub(crate) const OVERLAY_REMEDY: &str =
     "use `--image host:`, or a kernel of at least 5.11 with overlayfs in user namespaces";
 
+/// What makes a daemon's engine possible.
+pub(crate) const DOCKER_REMEDY: &str = "start Docker, or have its administrator admit you to its \
+    socket (group `docker`, usually: it can do what root can)";
+
 /// What makes functions in `host:` possible.
 const PYTHON_REMEDY: &str = "install Python 3, or list its directory under `host_paths:`";
 
@@ -121,11 +125,16 @@ fn of_engine(name: EngineName, host: &Host) -> Finding {
         EngineName::Native if host.privileged.works => Ok("as root of the machine".to_owned()),
         EngineName::Native if host.user_namespace.works => Ok("in user namespaces".to_owned()),
         EngineName::Native => Err("it needs namespaces".to_owned()),
-        EngineName::Oci | EngineName::Docker | EngineName::Apptainer | EngineName::Shifter => {
+        EngineName::Docker => match &host.docker {
+            Some(docker) => said(&docker.answer),
+            None => Err("no Docker or Podman is asked here".to_owned()),
+        },
+        EngineName::Oci | EngineName::Apptainer | EngineName::Shifter => {
             Err("not in this version of run-in-container".to_owned())
         }
     };
-    finding(&format!("engine {}", engine(name)), found, "")
+    let remedy = if name == EngineName::Docker { DOCKER_REMEDY } else { "" };
+    finding(&format!("engine {}", engine(name)), found, remedy)
 }
 
 /// How `wanted` is enforced here, or why it cannot be.

@@ -5,12 +5,15 @@
 
 mod cache;
 mod cgroup;
+mod docker;
 mod mountinfo;
 mod probe;
 mod shown;
 mod subordinate;
 
 pub use cache::{CACHE_BELIEVED_MAX, HostCache, know_host};
+pub use docker::{DockerHost, no_docker, probe_docker};
+pub(crate) use docker::{cgroups_of, missing_cgroups};
 pub use probe::{ProbeError, Trial, TrialKind, probe_cgroups, probe_host};
 pub(crate) use shown::{read_copied, real_path, stamp};
 
@@ -63,6 +66,10 @@ pub struct Host {
     /// one, what contains it or what is in it. Not probed: whoever chose them adds them.
     #[serde(default)]
     pub own_paths: Vec<PathBuf>,
+    /// A Docker or Podman of this machine. `None`: nobody has asked for one. Not probed with the
+    /// rest: whoever knows where it listens adds it ([`probe_docker`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker: Option<DockerHost>,
 }
 
 /// The answer to one probe.
@@ -130,6 +137,12 @@ pub enum Controller {
     Pids,
     /// `devices`; on version 2 a BPF program takes its place.
     Devices,
+}
+
+impl Controller {
+    /// Every one of them.
+    pub const ALL: [Controller; 4] =
+        [Controller::Memory, Controller::Cpu, Controller::Pids, Controller::Devices];
 }
 
 /// Where a controller can be used.

@@ -15,6 +15,7 @@ mod work;
 pub mod oci;
 pub mod seccomp;
 mod native;
+mod docker;
 mod container;
 mod exchange;
 mod frame;
@@ -31,6 +32,7 @@ pub use container::{
     Container, Ending, Event, Exited, Leftover, NotStarted, Residue, RunError, Signals, StartError,
     Stream, Streams, Terminal, UserNamespace, Worker, enforced,
 };
+pub use docker::api::DaemonError;
 pub use doctor::{Finding, doctor};
 
 pub use exchange::{
@@ -44,20 +46,22 @@ pub use frame::{
     VERSION_HIGHEST, VERSION_LOWEST, encode_frame, hex,
 };
 pub use host::{
-    CACHE_BELIEVED_MAX, CgroupHost, CgroupVersion, Controller, ControllerPlace, Host, HostCache,
-    Probe, ProbeError, SubordinateIds, Trial, TrialKind, know_host, probe_cgroups, probe_host,
+    CACHE_BELIEVED_MAX, CgroupHost, CgroupVersion, Controller, ControllerPlace, DockerHost, Host,
+    HostCache, Probe, ProbeError, SubordinateIds, Trial, TrialKind, know_host, no_docker,
+    probe_cgroups, probe_docker, probe_host,
 };
 pub use native::trial::trial;
 pub use outcome::{ContainerFacts, Enforced, Outcome, PayloadDigests, Status, Usage};
 pub use peer::{Peer, read_peer};
 pub use plan::{
-    BuildStep, Plan, StepSettings, admit_base, admit_built, build_identities, plan, plan_build,
+    BuildStep, Plan, StepSettings, admit_base, admit_built, build_identities, engine_of, plan,
+    plan_build,
 };
 pub use refusal::{Actor, Demand, EngineLack, REFUSED_EXIT_CODE, Refusal, Rule};
 pub use ric_images::{Fresh, LimitWishes};
 pub use sandbox::{
-    CgroupPlacement, IdMap, Identities, Limits, Mount, MountKind, Namespaces, OWN_DIRECTORY,
-    RootSource, Sandbox,
+    CgroupPlacement, Daemon, IdMap, Identities, Limits, Mount, MountKind, Namespaces,
+    OWN_DIRECTORY, RootSource, Sandbox,
 };
 pub use task::{
     Argument, Arguments, Caller, FunctionAsk, InputAsk, MountAsk, OutputAsk, PathFacts, PathKind,

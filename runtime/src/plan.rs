@@ -9,6 +9,7 @@
 
 mod build;
 mod cgroup;
+mod engine;
 mod identity;
 mod limits;
 mod mounts;
@@ -23,13 +24,12 @@ use ric_images::{Form, Manifest};
 use ric_policies::{Access, EngineName, Network, Policy, Protection};
 
 use crate::admit::{admit, judge};
-use crate::doctor::{OVERLAY_REMEDY, remedy};
 use crate::{
-    Actor, Caller, Demand, EngineLack, Host, Identities, Mount, Namespaces, Probe, Refusal,
-    RootSource, Rule, Sandbox, Task, Work,
+    Caller, Host, Identities, Mount, Namespaces, Refusal, RootSource, Rule, Sandbox, Task, Work,
 };
 
 pub use build::{BuildStep, StepSettings, admit_base, admit_built, build_identities, plan_build};
+pub use engine::engine_of;
 
 /// Everything that is decided about one task.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,10 +67,13 @@ pub fn plan(
     admit(task, policy)?;
     judge(&manifest.reference, policy)?;
     refuse_other_platform(manifest, host)?;
-    let engine = choose_engine(task, manifest, policy, host)?;
+    let engine = engine::choose(task, policy, &engine::FOR_TASKS)?;
+    let host = &*engine::seen_through(engine, manifest, policy, host)?;
     let network = choose_network(task, policy)?;
     let identities = identity::identities(task, manifest, policy, host)?;
-    let limits = limits::limits(task, policy, host)?;
+    engine::refuse_identities(engine, &identities)?;
+    let limits = limits::limits(task, policy, host);
+    let limits = limits.map_err(|refusal| engine::advised(engine, refusal))?;
     let mounts = mounts::mounts(task, policy, host, limits.memory_basis_bytes)?;
     let work = program::work(task, manifest, host, &identities.name, limits.deadline)?;
     let decided = Decided { engine, network, identities, limits, mounts };
@@ -107,6 +110,7 @@ fn sandbox(
         tenant: tenant(task)?,
         policy_digest: policy.digest.clone(),
         engine,
+        daemon: engine::daemon(engine, host),
         image: manifest.identity.clone(),
         form: Form::Layers,
         root: root(manifest, policy, host),
@@ -122,7 +126,7 @@ fn sandbox(
         seccomp: SECCOMP.to_owned(),
         limits: limits.limits,
         rlimits: rlimits(host),
-        cgroup: cgroup::placement(host),
+        cgroup: engine::placement(engine, host),
         enforced,
         dropped: limits.dropped,
     })
@@ -182,61 +186,6 @@ fn refuse_other_platform(manifest: &Manifest, host: &Host) -> Result<(), Refusal
         image: format!("{os}/{architecture}"),
         machine: format!("linux/{}", host.architecture),
     })
-}
-
-fn choose_engine(
-    task: &Task,
-    manifest: &Manifest,
-    policy: &Policy,
-    host: &Host,
-) -> Result<EngineName, Refusal> {
-    let allowed = &policy.engines.value;
-    let wanted = match task.engine {
-        Some(asked) if !allowed.contains(&asked) => {
-            return Err(Refusal::Engine {
-                asked,
-                allowed: allowed.clone(),
-                rule: Rule::at(policy, "engines", &policy.engines.origin),
-            });
-        }
-        Some(asked) => vec![asked],
-        None => allowed.clone(),
-    };
-    if !wanted.contains(&EngineName::Native) {
-        return Err(Refusal::EngineUnavailable {
-            tried: wanted,
-            lack: EngineLack::NotInThisVersion,
-        });
-    }
-    require_native(manifest, policy, host)?;
-    Ok(EngineName::Native)
-}
-
-/// Refuses where the native engine cannot give what every sandbox has.
-fn require_native(manifest: &Manifest, policy: &Policy, host: &Host) -> Result<(), Refusal> {
-    let lack = |required, probe: &Probe| Refusal::Protection {
-        required,
-        demand: required_by(policy, required).map_or(Demand::Always, Demand::Policy),
-        why: probe.detail.clone(),
-        remedy: remedy(required, host),
-        actor: Actor::Host,
-    };
-    if !host.privileged.works && !host.user_namespace.works {
-        return Err(lack(Protection::Namespaces, &host.user_namespace));
-    }
-    if !host.seccomp.works {
-        return Err(lack(Protection::Seccomp, &host.seccomp));
-    }
-    if !is_host_image(manifest) && !host.overlay.works {
-        return Err(Refusal::EngineUnavailable {
-            tried: vec![EngineName::Native],
-            lack: EngineLack::Host {
-                detail: host.overlay.detail.clone(),
-                remedy: OVERLAY_REMEDY.to_owned(),
-            },
-        });
-    }
-    Ok(())
 }
 
 fn choose_network(task: &Task, policy: &Policy) -> Result<Network, Refusal> {

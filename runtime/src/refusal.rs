@@ -188,7 +188,17 @@ pub enum Actor {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EngineLack {
     /// This version of the program cannot speak to it.
-    NotInThisVersion,
+    NotInThisVersion {
+        /// The engines that can do what is asked.
+        can: Vec<EngineName>,
+    },
+    /// What is asked for cannot be had from it anywhere.
+    Task {
+        /// What cannot be had.
+        detail: String,
+        /// How to ask otherwise.
+        remedy: String,
+    },
     /// This machine lacks something; what was tried, and what the kernel said.
     Host {
         /// What was tried, and what the kernel said.
@@ -248,10 +258,11 @@ impl fmt::Display for Demand {
 impl fmt::Display for EngineLack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotInThisVersion => {
-                f.write_str("this version of run-in-container has only `native`")
+            Self::NotInThisVersion { can } => {
+                let can: Vec<String> = engines(can).collect();
+                write!(f, "this version of run-in-container has only {} for it", can.join(" and "))
             }
-            Self::Host { detail, .. } => f.write_str(detail),
+            Self::Host { detail, .. } | Self::Task { detail, .. } => f.write_str(detail),
         }
     }
 }
@@ -281,10 +292,13 @@ impl Refusal {
                 "drop `--engine {}`, or ask your site to add it under `engines:`",
                 engine(*asked)
             ),
-            Self::EngineUnavailable { lack: EngineLack::NotInThisVersion, .. } => {
+            Self::EngineUnavailable { lack: EngineLack::NotInThisVersion { .. }, .. } => {
                 "use `--engine native`, if the site's `engines:` allow it".to_owned()
             }
-            Self::EngineUnavailable { lack: EngineLack::Host { remedy, .. }, .. }
+            Self::EngineUnavailable {
+                lack: EngineLack::Host { remedy, .. } | EngineLack::Task { remedy, .. },
+                ..
+            }
             | Self::Protection { remedy, .. }
             | Self::User { remedy, .. } => remedy.clone(),
             Self::Limit { limit, most, .. } => format!(
@@ -326,7 +340,8 @@ impl Refusal {
             | Self::MountSource { .. }
             | Self::MountTarget { .. }
             | Self::Malformed { .. } => Actor::User,
-            Self::EngineUnavailable { lack: EngineLack::NotInThisVersion, .. } => Actor::Us,
+            Self::EngineUnavailable { lack: EngineLack::NotInThisVersion { .. }, .. } => Actor::Us,
+            Self::EngineUnavailable { lack: EngineLack::Task { .. }, .. } => Actor::User,
             Self::EngineUnavailable { lack: EngineLack::Host { .. }, .. }
             | Self::Interpreter { .. } => Actor::Host,
             Self::Protection { actor, .. } | Self::User { actor, .. } => *actor,

@@ -24,6 +24,9 @@ pub struct Sandbox {
     pub policy_digest: String,
     /// The engine that starts it.
     pub engine: EngineName,
+    /// The daemon that is asked, if the engine is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub daemon: Option<Daemon>,
     /// The image.
     pub image: Identity,
     /// The form in which the engine needs the image.
@@ -64,6 +67,13 @@ pub struct Sandbox {
     pub enforced: BTreeMap<Protection, String>,
     /// Built-in defaults that this host cannot enforce, and why.
     pub dropped: BTreeMap<Protection, String>,
+}
+
+/// The daemon of an engine.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Daemon {
+    /// Where it listens.
+    pub socket: PathBuf,
 }
 
 /// Sandboxes from before the root could be anything else.
@@ -197,6 +207,15 @@ pub enum CgroupPlacement {
         /// The directory in which the sandbox's is made.
         parent: PathBuf,
         /// Controllers it can use there.
+        controllers: Vec<Controller>,
+    },
+    /// Wherever a daemon makes it.
+    Daemon {
+        /// What the daemon is told to make it in, in its own words; `None`: in its usual place.
+        parent: Option<String>,
+        /// Whether the controllers are on a version 2 hierarchy.
+        unified: bool,
+        /// Controllers that the daemon can use.
         controllers: Vec<Controller>,
     },
 }

@@ -1,5 +1,6 @@
 //! What a container has used, read from its cgroups while they are there.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::{CgroupPlacement, Controller};
@@ -25,10 +26,11 @@ pub struct CgroupUsage {
 }
 
 impl UsageFiles {
-    /// The files of the container called `id`.
+    /// The files of the container called `id`. Of one that a daemon places, [`of`](Self::of) has
+    /// them.
     pub(crate) fn new(placement: Option<&CgroupPlacement>, id: &str) -> UsageFiles {
         match placement {
-            None => UsageFiles::default(),
+            None | Some(CgroupPlacement::Daemon { .. }) => UsageFiles::default(),
             Some(CgroupPlacement::V1(parents)) => {
                 let of = |controller| parents.get(&controller).map(|at| at.join(id));
                 let (memory, pids) = (of(Controller::Memory), of(Controller::Pids));
@@ -39,6 +41,12 @@ impl UsageFiles {
                 UsageFiles { memory: own.clone(), pids: own, unified: true }
             }
         }
+    }
+
+    /// The files of the container whose cgroups are `directories`.
+    pub(crate) fn of(directories: &BTreeMap<Controller, PathBuf>, unified: bool) -> UsageFiles {
+        let of = |controller| directories.get(&controller).cloned();
+        UsageFiles { memory: of(Controller::Memory), pids: of(Controller::Pids), unified }
     }
 
     /// Reads them now.

@@ -12,12 +12,12 @@ mod properties {
     use proptest::sample::select;
     use proptest::strategy::ValueTree;
 
-    use ric_images::{Config, Identity, Manifest, Reference};
+    use ric_images::{Config, Digest, Identity, Manifest, Reference};
     use ric_policies::{Access, Bound, Draft, EngineName, Network, Policy, Protection, Ruled};
     use ric_runtime::{
-        Caller, CgroupHost, CgroupVersion, Controller, ControllerPlace, Fresh, Host, InputAsk,
-        LimitWishes, MountAsk, MountKind, OutputAsk, PathFacts, PathKind, Plan, Probe, Sandbox,
-        SubordinateIds, Task, UserChoice, WorkAsk, admit, plan,
+        Caller, CgroupHost, CgroupVersion, Controller, ControllerPlace, DockerHost, Fresh, Host,
+        InputAsk, LimitWishes, MountAsk, MountKind, OutputAsk, PathFacts, PathKind, Plan, Probe,
+        Sandbox, SubordinateIds, Task, UserChoice, WorkAsk, admit, plan,
     };
 
     /// What a site's file may say, from the built-in default to the odd.
@@ -83,11 +83,32 @@ mod properties {
         })
     }
 
+    /// Daemons of every kind, most of them fit for something.
+    fn dockers() -> impl Strategy<Value = DockerHost> {
+        let all = proptest::sample::subsequence(Controller::ALL.to_vec(), 0..=4);
+        let own = proptest::sample::subsequence(vec!["/", "/job", "/job/7", "/other"], 0..=4);
+        (any::<[bool; 4]>(), all, own).prop_map(|([fails, unified, rootless, maps], all, own)| {
+            let own = Controller::ALL.into_iter().zip(own.into_iter().map(PathBuf::from));
+            DockerHost {
+                socket: PathBuf::from("/var/run/docker.sock"),
+                answer: Probe { works: !(fails && unified), detail: "20.10".to_owned() },
+                driver: if fails { "systemd" } else { "cgroupfs" }.to_owned(),
+                unified,
+                rootless: rootless && fails,
+                maps_ids: maps && fails,
+                controllers: all,
+                own_cgroups: own.collect(),
+            }
+        })
+    }
+
     fn hosts() -> impl Strategy<Value = Host> {
         let ids = option::of((1_u32..1 << 20, 1_u32..70000, any::<bool>()));
         let numbers = (0_u64..1 << 20, prop_oneof![Just(4096_u64), Just(65536)]);
-        (probe(), probe(), probe(), probe(), ids, cgroups(), numbers).prop_map(
-            |(privileged, user_namespace, overlay, seccomp, ids, cgroup, (nofile, page_bytes))| {
+        let probes = (probe(), probe(), probe(), probe());
+        (probes, ids, cgroups(), numbers, option::of(dockers())).prop_map(
+            |(probes, ids, cgroup, (nofile, page_bytes), docker)| {
+                let (privileged, user_namespace, overlay, seccomp) = probes;
                 let path = |helper| PathBuf::from(if helper { "/usr/bin/newuidmap" } else { "" });
                 Host {
                     kernel: "6.1".to_owned(),
@@ -113,6 +134,7 @@ mod properties {
                     host_fingerprint: "f".to_owned(),
                     pythons: vec![PathBuf::from("/usr/bin/python3")],
                     own_paths: vec![PathBuf::from("/scratch/store")],
+                    docker,
                 }
             },
         )
@@ -250,7 +272,10 @@ mod properties {
         let workdir = text(&["", "/srv", "/proc/1/cwd"]);
         (select(references.to_vec()), option::of(user), option::weighted(0.2, workdir), variables)
             .prop_map(|(reference, user, workdir, variables)| Manifest {
-                identity: Identity::Fingerprint("f".to_owned()),
+                identity: match reference {
+                    "host:" => Identity::Fingerprint("f".to_owned()),
+                    named => Identity::Digest(Digest::of(named.as_bytes())),
+                },
                 reference: reference.to_owned(),
                 config: Config {
                     user,
@@ -383,7 +408,13 @@ mod properties {
                 if let Some(groups) = &sandbox.identities.groups {
                     prop_assert!(groups.contains(&sandbox.identities.gid));
                 }
-                prop_assert!(host.privileged.works || sandbox.identities.user_namespace.is_some());
+                let has_namespace = sandbox.identities.user_namespace.is_some();
+                if sandbox.engine == EngineName::Docker {
+                    prop_assert!(!has_namespace, "{:?}", sandbox.identities);
+                    prop_assert!(host.docker.is_some_and(|docker| docker.answer.works));
+                } else {
+                    prop_assert!(host.privileged.works || has_namespace);
+                }
             }
         }
 

@@ -135,6 +135,9 @@ fn is_of_job(sandbox: &Sandbox, job: &str) -> bool {
         None => false,
         Some(CgroupPlacement::V1(parents)) => parents.values().any(|parent| of_job(parent)),
         Some(CgroupPlacement::V2 { parent, .. }) => of_job(parent),
+        Some(CgroupPlacement::Daemon { parent, .. }) => {
+            parent.as_ref().is_some_and(|parent| of_job(Path::new(parent)))
+        }
     }
 }
 

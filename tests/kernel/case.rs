@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use libtest_mimic::{Completion, Failed, Trial};
 
-use crate::launch::{Cgroup, Stage};
+use crate::launch::{Cgroup, Engine, Stage};
 use crate::needs::{self, Need};
 use crate::person::Person;
 use crate::world::World;
 
 /// What a case does.
-type Body = Box<dyn Fn(&Stage) -> Result<(), Failed> + Send + Sync>;
+type Body = Arc<dyn Fn(&Stage) -> Result<(), Failed> + Send + Sync>;
 
 /// One claim about the program under test.
 pub(crate) struct Case {
@@ -19,6 +19,7 @@ pub(crate) struct Case {
     needs: Vec<Need>,
     people: Vec<Person>,
     cgroup: Cgroup,
+    engine: Engine,
     body: Body,
 }
 
@@ -44,7 +45,27 @@ impl Case {
             needs: Vec::new(),
             people: BOTH.to_vec(),
             cgroup: Cgroup::Plain,
-            body: Box::new(body),
+            engine: Engine::Embedded,
+            body: Arc::new(body),
+        }
+    }
+
+    /// Its name, without the person's.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The same claim about sandboxes that Docker starts. Root and an ordinary user try it.
+    pub(crate) fn on_docker(&self) -> Case {
+        let mut needs = self.needs.clone();
+        needs.extend([Need::Dockerd, Need::Busybox, Need::Python3]);
+        Case {
+            name: format!("docker_{}", self.name),
+            needs,
+            people: self.people.iter().copied().filter(|one| BOTH.contains(one)).collect(),
+            cgroup: self.cgroup,
+            engine: Engine::Docker,
+            body: Arc::clone(&self.body),
         }
     }
 
@@ -84,7 +105,7 @@ fn case_trials(world: &Arc<World>, case: Case) -> Vec<Trial> {
             if let Some(ignored) = needs::check(&world, &needs)? {
                 return Ok(ignored);
             }
-            let stage = Stage::new(&world, person, case.cgroup)?;
+            let stage = Stage::new(&world, person, case.cgroup)?.on(case.engine)?;
             (case.body)(&stage)?;
             Ok(Completion::Completed)
         })

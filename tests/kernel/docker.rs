@@ -4,14 +4,17 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use libtest_mimic::Failed;
 use rustix::process::Signal;
 
 use crate::commands::{Command, Running};
-use crate::needs::find_program;
+use crate::images::fill_root;
+use crate::needs::{find_program, reason};
+use crate::person::Person;
+use crate::world::World;
 
 /// What a daemon says when it can be asked.
 const READY: &str = "API listen on";
@@ -24,7 +27,19 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct DockerDaemon {
     daemon: Mutex<Running>,
     folder: PathBuf,
+    python: OnceLock<Result<(), String>>,
 }
+
+/// The image that has what `host:` would have for tests: busybox and the machine's Python.
+pub(crate) const PYTHON_IMAGE: &str = "docker-daemon:python-of-this-machine:1";
+
+/// Copies the machine's Python, with the libraries that it and its modules need, below `$1`.
+const COPY_PYTHON: &str = "set -e; \
+    home=$(/usr/bin/python3 -c 'import sysconfig; print(sysconfig.get_path(\"stdlib\"))'); \
+    { ldd /usr/bin/python3 \"$home\"/lib-dynload/*.so || true; } 2>/dev/null | \
+        grep -o '/[^ ]*' | grep -v ':$' | sort -u | sed 's:^/::' >\"$1.files\"; \
+    tar -C / -chf - --exclude=__pycache__ --exclude=dist-packages --exclude=test \
+        --exclude='*.a' usr/bin/python3 \"${home#/}\" -T \"$1.files\" | tar -C \"$1\" -xf -";
 
 impl DockerDaemon {
     /// Starts one in `folder` and waits until it answers. It makes no network and no firewall rule.
@@ -46,7 +61,11 @@ impl DockerDaemon {
         // The line comes once a socket; both are there before the first.
         fs::set_permissions(&open, fs::Permissions::from_mode(0o666))?;
         fs::set_permissions(folder.join("closed.sock"), fs::Permissions::from_mode(0o600))?;
-        let daemon = DockerDaemon { daemon: Mutex::new(daemon), folder: folder.to_owned() };
+        let daemon = DockerDaemon {
+            daemon: Mutex::new(daemon),
+            folder: folder.to_owned(),
+            python: OnceLock::new(),
+        };
         daemon.docker(&["version"])?;
         Ok(daemon)
     }
@@ -86,11 +105,39 @@ impl DockerDaemon {
         Ok(self.docker(&words)?.trim().to_owned())
     }
 
+    /// Makes [`PYTHON_IMAGE`], and a store for each person who uses it; once.
+    pub(crate) fn python_image(&self, world: &World) -> Result<(), Failed> {
+        let make = || -> Result<(), Failed> {
+            let root = self.folder.join("python-root");
+            fill_root(&root)?;
+            let at = root.to_string_lossy().into_owned();
+            let copied = Command::new(&["sh", "-c", COPY_PYTHON, "sh", &at]).output()?;
+            if copied.code != Some(0) {
+                return Err(copied.told().into());
+            }
+            let name = PYTHON_IMAGE.trim_start_matches("docker-daemon:");
+            self.import(&root, name, &[])?;
+            for person in [Person::Root, Person::Rootless] {
+                let store = world.base.join(format!("docker-store-{}", person.name()));
+                fs::create_dir(&store)?;
+                world.give(&store, person)?;
+            }
+            Ok(())
+        };
+        let made = self.python.get_or_init(|| make().map_err(|failed| reason(&failed)));
+        Ok(made.clone()?)
+    }
+
+    /// How often the daemon was asked for `asked`, as `POST /containers/create`.
+    pub(crate) fn asked(&self, method: &str, asked: &str) -> Result<usize, Failed> {
+        let log = fs::read_to_string(self.folder.join("log"))?;
+        let calls = format!("Calling {method}");
+        Ok(log.lines().filter(|line| line.contains(&calls) && line.contains(asked)).count())
+    }
+
     /// How often the daemon was asked for the files of the image `id`.
     pub(crate) fn exports(&self, id: &str) -> Result<usize, Failed> {
-        let asked = format!("/images/{id}/get");
-        let log = fs::read_to_string(self.folder.join("log"))?;
-        Ok(log.lines().filter(|line| line.contains("Calling GET") && line.contains(&asked)).count())
+        self.asked("GET", &format!("/images/{id}/get"))
     }
 
     /// Ends it. Its own containerd ends with it.

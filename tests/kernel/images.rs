@@ -16,7 +16,7 @@ use crate::world::World;
 /// Commands that an image offers as links to busybox.
 const APPLETS: &[&str] = &[
     "sh", "cat", "echo", "env", "false", "head", "id", "kill", "ls", "mkdir", "mount", "pwd",
-    "readlink", "sleep", "stat", "tail", "touch", "true", "wc", "yes",
+    "readlink", "sleep", "stat", "tail", "touch", "tr", "true", "wc", "yes",
 ];
 
 /// The busybox of Debian's busybox-static.

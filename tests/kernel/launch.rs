@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::cgroups::TestCgroup;
 use crate::commands::{Answer, Command, Input, Running};
+use crate::docker::PYTHON_IMAGE;
 use crate::person::Person;
 use crate::world::{World, become_person};
 
@@ -25,6 +26,15 @@ pub(crate) enum Cgroup {
     Delegated,
 }
 
+/// Which engine starts the sandboxes of a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Engine {
+    /// The embedded one, for which command lines need no flag.
+    Embedded,
+    /// The Docker of this run, with an image in place of `host:` that has busybox and Python.
+    Docker,
+}
+
 /// One case, tried by one person.
 #[derive(Debug)]
 pub(crate) struct Stage {
@@ -36,6 +46,8 @@ pub(crate) struct Stage {
     pub(crate) home: PathBuf,
     /// The cgroup in which it runs; `None` where none can be made.
     pub(crate) cgroup: Option<TestCgroup>,
+    /// What starts sandboxes.
+    engine: Engine,
 }
 
 impl Stage {
@@ -51,12 +63,26 @@ impl Stage {
         let is_root = rustix::process::geteuid().is_root();
         let cgroup =
             if is_root { world.cgroups.make(&world.fresh_name(), owner).ok() } else { None };
-        Ok(Stage { world: Arc::clone(world), person, home, cgroup })
+        let engine = Engine::Embedded;
+        Ok(Stage { world: Arc::clone(world), person, home, cgroup, engine })
+    }
+
+    /// Has another engine start its sandboxes.
+    pub(crate) fn on(mut self, engine: Engine) -> Result<Stage, Failed> {
+        if engine == Engine::Docker {
+            self.world.docker()?.python_image(&self.world)?;
+        }
+        self.engine = engine;
+        Ok(self)
     }
 
     /// The store that this test's command lines use.
     pub(crate) fn store(&self) -> PathBuf {
-        self.home.join("store")
+        match self.engine {
+            Engine::Embedded => self.home.join("store"),
+            // The image is large: one store for all cases of a person.
+            Engine::Docker => self.world.base.join(format!("docker-store-{}", self.person.name())),
+        }
     }
 
     /// A command line of the program under test: the verb, then its arguments.
@@ -178,12 +204,18 @@ impl Cli<'_> {
         all.extend(["env".to_owned(), "-i".to_owned(), format!("PATH={PATH}")]);
         all.extend([format!("HOME={home}"), format!("TMPDIR={home}/tmp")]);
         all.push(format!("XDG_RUNTIME_DIR={home}/run"));
+        if let (Engine::Docker, Ok(docker)) = (stage.engine, stage.world.docker()) {
+            all.push(format!("DOCKER_HOST={}", docker.host()));
+        }
         all.extend(self.variables.iter().cloned());
         all.extend(self.wrapper.iter().cloned());
         all.push(stage.world.binary.to_string_lossy().into_owned());
         all.extend(self.words.iter().take(1).cloned());
         if !self.storeless && takes_store(&self.words) {
             all.extend(["--store".to_owned(), stage.store().to_string_lossy().into_owned()]);
+        }
+        if stage.engine == Engine::Docker && names_no_image(&self.words) {
+            all.extend(["--engine", "docker", "--image", PYTHON_IMAGE].map(str::to_owned));
         }
         all.extend(self.words.iter().skip(1).cloned());
         Command::new(&all).input(self.input.clone())
@@ -206,6 +238,13 @@ impl Cli<'_> {
         };
         Ok(Ran { answer, outcome })
     }
+}
+
+/// Whether sandboxes of these words would be of `host:`.
+fn names_no_image(words: &[String]) -> bool {
+    let verb = words.first().map_or("", String::as_str);
+    let mut flags = words.iter().take_while(|word| *word != "--");
+    matches!(verb, "run" | "call" | "plan") && !flags.any(|word| word == "--image")
 }
 
 /// Verbs that know a store.

@@ -7,7 +7,7 @@ use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
 use crate::commands::Command;
-use crate::launch::{Cgroup, Stage};
+use crate::launch::{Cgroup, Engine, Stage};
 use crate::needs::reason;
 use crate::person::Person;
 use crate::world::{World, become_person};
@@ -26,6 +26,8 @@ pub(crate) enum Place {
     Call,
     /// In a container that runc made from the same decision.
     Runc,
+    /// In a sandbox made by `run` with Docker as its engine.
+    Docker,
     /// The control: in namespaces of its own by unshare(1), with every capability over them, and
     /// without any protection: what a denial would be if we forgot it.
     Namespaces,
@@ -66,7 +68,9 @@ pub(crate) fn general(world: &Arc<World>, person: Person, place: Place) -> Resul
         Arc::clone(all.entry((person, place)).or_default())
     };
     let answer = once.get_or_init(|| {
-        let stage = Stage::new(world, person, Cgroup::Plain).map_err(|f| reason(&f))?;
+        let engine = if place == Place::Docker { Engine::Docker } else { Engine::Embedded };
+        let stage = Stage::new(world, person, Cgroup::Plain).and_then(|stage| stage.on(engine));
+        let stage = stage.map_err(|failed| reason(&failed))?;
         probe(&stage, place, GENERAL, json!({})).map_err(|failed| reason(&failed))
     });
     Ok(answer.clone()?)
@@ -82,7 +86,7 @@ pub(crate) fn probe(
     let request = request(sections, parameters);
     let words = python(&request);
     let answer = match place {
-        Place::Sandbox => {
+        Place::Sandbox | Place::Docker => {
             let mut line = vec!["run".to_owned(), "--".to_owned()];
             line.extend(words);
             stage.cli(&line).output()?.answer

@@ -99,7 +99,10 @@ impl LocalDocker {
     }
 
     /// The socket of a daemon that listens.
-    fn find(&self) -> Result<PathBuf, DockerError> {
+    ///
+    /// # Errors
+    /// [`DockerError::Host`], [`DockerError::NoSocket`] or [`DockerError::Connect`].
+    pub fn find(&self) -> Result<PathBuf, DockerError> {
         let sockets = match self.host.as_deref().map(|host| (host, host.strip_prefix("unix://"))) {
             None => self.sockets.clone(),
             Some((_, Some(path))) => vec![PathBuf::from(path)],

@@ -15,6 +15,8 @@ mod credentials;
 #[cfg(test)]
 mod docker;
 #[cfg(test)]
+mod docker_out;
+#[cfg(test)]
 mod fault_registry;
 #[cfg(test)]
 mod faults;

@@ -166,16 +166,16 @@ impl Container {
 
     /// Ends the container, and does not wait: [`ended_fd`](Self::ended_fd) becomes readable.
     pub fn end(&self) {
-        self.monitor.end();
+        self.keeper.end();
     }
 
     /// A descriptor that is readable once nothing of the container is left, after
     /// [`end`](Self::end); then dropping it does not wait.
     ///
     /// # Errors
-    /// What `pidfd_open(2)` says.
+    /// What `pidfd_open(2)` or `dup(2)` says.
     pub fn ended_fd(&self) -> io::Result<OwnedFd> {
-        self.monitor.pidfd()
+        self.keeper.ended_fd()
     }
 
     /// What its tasks have used and run into so far, from its cgroups while they are there.

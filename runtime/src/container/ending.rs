@@ -116,7 +116,10 @@ pub(super) fn outcome(
     mut session: Session<'_>,
     outputs: &[File],
 ) -> Result<Outcome, RunError> {
-    let used = container.usage.read();
+    let mut used = container.usage.read();
+    if session.gone && used.oom_kills == 0 && container.keeper.ran_out_of_memory() {
+        used.oom_kills = 1;
+    }
     let wall = session.answered.unwrap_or_else(|| session.started.elapsed());
     let (mut ending, results) = judge(&mut session, used);
     let mut written = BTreeMap::new();

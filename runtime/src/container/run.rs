@@ -124,8 +124,9 @@ impl Container {
         descriptors: &[OwnedFd],
         outputs: &[File],
     ) -> Result<Outcome, RunError> {
-        // Outputs are fetched from a container that is still there.
-        let then = if work.outputs.is_empty() { Then::End } else { Then::Wait };
+        // Outputs are fetched from a container that is still there, and so may usage be.
+        let ends = work.outputs.is_empty() && self.keeper.keeps_cgroups();
+        let then = if ends { Then::End } else { Then::Wait };
         self.run_then(then, work, streams, signals, descriptors, outputs)
     }
 
@@ -248,7 +249,7 @@ impl Container {
             relay.map_or((None, None), |[person, task]| (Some(person), Some(task)));
         let sources: Vec<(Source, PollFd<'_>)> = [
             (Source::Control, Some(self.control.as_fd()), read),
-            (Source::Channel, Some(self.monitor.channel().as_fd()), read),
+            (Source::Channel, self.keeper.channel(), read),
             (Source::Signals, signals.as_ref().map(|signals| signals.fd), read),
             (Source::Stdout, session.stdout.as_ref().and_then(Capture::fd), read),
             (Source::Stderr, session.stderr.as_ref().and_then(Capture::fd), read),
@@ -351,8 +352,7 @@ impl Container {
         }
         if session.killed.is_some_and(|since| since.elapsed() >= GRACE) {
             session.killed = None;
-            // If it cannot be told, it is gone, and with it the container.
-            let _ = self.monitor.send(protocol::KILL);
+            self.keeper.kill();
         }
     }
 }

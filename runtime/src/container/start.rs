@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use oci_spec::runtime::Spec;
-use ric_images::{BuildRoom, Identity, Image, Store};
-use ric_policies::Network;
+use ric_images::{BuildRoom, DockerArchiveError, Identity, Image, Store};
+use ric_policies::{EngineName, Network};
 use rustix::fs::{FileType, Mode, OFlags};
 
-use super::Container;
+use super::keeper::Keeper;
 use super::tools::Tools;
+use super::{Container, docker};
 use crate::native::blueprint::{self, Places};
 use crate::native::monitor::{self, Monitor};
 use crate::native::readback::{self, Mismatch};
@@ -21,7 +22,7 @@ use crate::native::steps::{self, Step};
 use crate::native::translate::CallerMount;
 use crate::native::{protocol, top};
 use crate::usage::UsageFiles;
-use crate::{CgroupPlacement, ContainerFacts, Enforced, IdMap, Sandbox, oci};
+use crate::{CgroupPlacement, ContainerFacts, DaemonError, Enforced, IdMap, Sandbox, oci};
 
 /// Why a container could not be started. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +89,20 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
+    /// A daemon did not do its part. Its administrator must act, unless the message says who.
+    #[error("cannot {what} with a daemon")]
+    Daemon {
+        /// What it was asked for.
+        what: &'static str,
+        /// Why not.
+        source: DaemonError,
+    },
+    /// The image cannot be handed to a daemon. Pulling it again mends it.
+    #[error("cannot give the image to a daemon")]
+    Archive {
+        /// Why not.
+        source: DockerArchiveError,
+    },
     /// The first process ended before it was ready, and the kernel says no more.
     #[error("the first process of the sandbox ended before it was ready")]
     Died,
@@ -107,7 +122,12 @@ impl Container {
         store: &Store,
         descriptors: &[OwnedFd],
     ) -> Result<Container, StartError> {
-        Container::start_in(None, sandbox, image, store, descriptors)
+        match sandbox.engine {
+            EngineName::Docker => docker::start(sandbox, image, store),
+            EngineName::Native | EngineName::Oci | EngineName::Apptainer | EngineName::Shifter => {
+                Container::start_in(None, sandbox, image, store, descriptors)
+            }
+        }
     }
 
     /// As [`start`](Self::start), for a sandbox whose root can be written; changes go into `room`.
@@ -166,7 +186,7 @@ impl Container {
             enforced: enforced(sandbox),
             tools,
             control,
-            monitor,
+            keeper: Keeper::Monitor(monitor),
             _lease: image.lease.clone(),
         })
     }
@@ -182,7 +202,7 @@ pub(super) fn wait_cloned(monitor: &Monitor, steps: &[Step]) -> Result<i32, Star
     i32::try_from(message.numbers[0]).map_err(|_| StartError::Died)
 }
 
-fn facts(sandbox: &Sandbox, image: &Image, id: String) -> ContainerFacts {
+pub(super) fn facts(sandbox: &Sandbox, image: &Image, id: String) -> ContainerFacts {
     let image = match &image.identity {
         Identity::Digest(digest) => digest.to_string(),
         Identity::Fingerprint(fingerprint) => fingerprint.clone(),
@@ -190,7 +210,7 @@ fn facts(sandbox: &Sandbox, image: &Image, id: String) -> ContainerFacts {
     ContainerFacts { id, engine: sandbox.engine, image, warm: false }
 }
 
-fn new_id() -> Result<String, StartError> {
+pub(super) fn new_id() -> Result<String, StartError> {
     let mut bytes = [0_u8; 8];
     let random = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
     random.map_err(|errno| StartError::Prepare { what: "a name".into(), source: errno.into() })?;
@@ -208,11 +228,7 @@ fn top_layer(
     image: &Image,
     store: &Store,
 ) -> Result<PathBuf, StartError> {
-    // A network of its own has no name server; the machine's has the machine's.
-    let resolver = match sandbox.network {
-        Network::Loopback => String::new(),
-        Network::Host => resolver().map_err(prepare("/etc/resolv.conf of the sandbox"))?,
-    };
+    let resolver = resolver_of(sandbox)?;
     let tree = top::tree(sandbox, spec, &resolver);
     let key = top::digest(&tree, &format!("{:?}", image.identity));
     let mut obstacle = None;
@@ -227,6 +243,14 @@ fn top_layer(
         return Err(obstacle);
     }
     made.map_err(|source| prepare("the generated top layer")(io::Error::other(source)))
+}
+
+/// A network of its own has no name server; the machine's has the machine's.
+pub(super) fn resolver_of(sandbox: &Sandbox) -> Result<String, StartError> {
+    match sandbox.network {
+        Network::Loopback => Ok(String::new()),
+        Network::Host => resolver().map_err(prepare("/etc/resolv.conf of the sandbox")),
+    }
 }
 
 /// The machine's `/etc/resolv.conf`; empty if it has none.
@@ -353,7 +377,7 @@ fn run_map_helper(program: &str, pid: i32, lines: &[(u32, u32, u32)]) -> Result<
     Err(failed(io::Error::other(said)))
 }
 
-fn differs(mismatch: Mismatch) -> Result<(), StartError> {
+pub(super) fn differs(mismatch: Mismatch) -> Result<(), StartError> {
     let Mismatch { what, planned, found } = mismatch;
     Err(StartError::Differs { what, planned, found })
 }
@@ -363,6 +387,7 @@ fn membership(sandbox: &Sandbox, id: &str, pid: i32) -> Option<Mismatch> {
     let directories: Vec<PathBuf> = match sandbox.cgroup.as_ref()? {
         CgroupPlacement::V1(parents) => parents.values().map(|at| at.join(id)).collect(),
         CgroupPlacement::V2 { parent, .. } => vec![parent.join(id)],
+        CgroupPlacement::Daemon { .. } => return None,
     };
     directories.iter().find_map(|directory| {
         let file = directory.join("cgroup.procs");

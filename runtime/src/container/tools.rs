@@ -12,13 +12,19 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use ric_images::Store;
+use ric_images::{Digest, Store};
+use rustix::fs::{AtFlags, Mode};
 
 use super::start::{StartError, prepare};
 use crate::host::{real_path, stamp};
+use crate::native::monitor::INIT;
 use crate::native::top::{self, Entry, Tree};
 use crate::{OWN_DIRECTORY, RootSource, Sandbox, WORKER, WORKER_RARE, WORKER_WARM};
 
+/// The first process, for engines that start a file of the sandbox.
+pub(super) const INIT_NAME: &str = "init";
+/// Where the control socket is mounted, for the same (`CONTROL_PATH` of `protocol.rs`).
+const CONTROL: &str = "control";
 /// The worker as text.
 const TEXT: &str = "worker.py";
 /// The worker as bytecode.
@@ -39,17 +45,25 @@ impl Tools {
             RootSource::Host { python, .. } => python.as_deref(),
             RootSource::Layers => None,
         };
-        let tree = Tree::from([
+        let mut tree = Tree::from([
             (TEXT.into(), Entry::File(WORKER.into())),
             ("worker_rare.py".into(), Entry::File(WORKER_RARE.into())),
             ("worker_warm.py".into(), Entry::File(WORKER_WARM.into())),
             ("empty".into(), Entry::Directory),
         ]);
         // With another interpreter at the same path comes another directory.
-        let salt =
+        let mut salt =
             python.map_or(String::new(), |path| format!("{} {}", path.display(), stamp(path)));
+        let brings_init = sandbox.daemon.is_some();
+        if brings_init {
+            tree.insert(CONTROL.into(), Entry::File(String::new()));
+            salt += &Digest::of(INIT).hex();
+        }
         let made = store.generated("tools", &top::digest(&tree, &salt), |root| {
             top::write(&tree, root)?;
+            if brings_init {
+                write_init(root)?;
+            }
             python.map_or(Ok(()), |python| write_bytecode(python, root))
         });
         let directory = made.map_err(|source| prepare("the worker")(io::Error::other(source)))?;
@@ -68,6 +82,13 @@ impl Tools {
             _ => (interpreters.to_vec(), path(TEXT)),
         }
     }
+}
+
+/// Writes the program that a daemon starts as the first process. Nothing outside a sandbox runs it.
+fn write_init(root: BorrowedFd<'_>) -> io::Result<()> {
+    top::write_file(root, Path::new(INIT_NAME), INIT)?;
+    let mode = Mode::from_raw_mode(0o755);
+    Ok(rustix::fs::chmodat(root, INIT_NAME, mode, AtFlags::empty())?)
 }
 
 /// Writes the bytecode if it can be had. Without it, every start compiles the text.

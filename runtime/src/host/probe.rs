@@ -103,6 +103,7 @@ pub fn probe_host(
         host_shown,
         host_copied,
         own_paths: Vec::new(),
+        docker: None,
     })
 }
 

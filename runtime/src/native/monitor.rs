@@ -20,7 +20,7 @@ use rustix::net::{
 use super::protocol as p;
 
 /// The program `init`, built by `build.rs`.
-static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
+pub(crate) static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
 
 /// A message from the monitor or from init.
 #[derive(Debug)]

@@ -22,7 +22,18 @@ pub(crate) struct Mismatch {
 /// The first difference, if there is one. `text` is `/proc/self/{status,limits,mountinfo}` of the
 /// sandbox's first process, one behind the other, read before anything untrusted ran.
 pub(crate) fn compare(spec: &oci::Spec, text: &str, groups: Option<&[u32]>) -> Option<Mismatch> {
-    status(spec, text, groups).or_else(|| limits(spec, text)).or_else(|| mounts(spec, text))
+    compare_beside(spec, text, groups, &["nosuid", "nodev"])
+}
+
+/// As [`compare`], where the engine has mounted the root with `root_flags` besides its access.
+pub(crate) fn compare_beside(
+    spec: &oci::Spec,
+    text: &str,
+    groups: Option<&[u32]>,
+    root_flags: &[&'static str],
+) -> Option<Mismatch> {
+    let mounts = || mounts(spec, text, root_flags);
+    status(spec, text, groups).or_else(|| limits(spec, text)).or_else(mounts)
 }
 
 fn differs(what: &str, planned: &str, found: Option<&str>) -> Option<Mismatch> {
@@ -104,19 +115,12 @@ fn limits_name(kind: oci::PosixRlimitType) -> &'static str {
 }
 
 /// Lines of proc_pid_mountinfo(5): the last mount on a path is the one that shows.
-fn mounts(spec: &oci::Spec, text: &str) -> Option<Mismatch> {
-    let shown: HashMap<Cow<'_, str>, &str> = text
-        .lines()
-        .filter(|line| line.starts_with(|first: char| first.is_ascii_digit()))
-        .filter_map(|line| {
-            let mut fields = line.split(' ').skip(4);
-            Some((unescaped(fields.next()?), fields.next()?))
-        })
-        .collect();
+fn mounts(spec: &oci::Spec, text: &str, root_flags: &[&'static str]) -> Option<Mismatch> {
+    let shown: HashMap<Cow<'_, str>, &str> = shown_mounts(text).collect();
     let planned = spec.mounts().iter().flatten();
     let readonly = spec.root().as_ref().is_none_or(|root| root.readonly() != Some(false));
     let access = if readonly { "ro" } else { "rw" };
-    let root = (Path::new("/"), vec![access, "nosuid", "nodev"]);
+    let root = (Path::new("/"), [&[access], root_flags].concat());
     let all = planned.map(|mount| (mount.destination().as_path(), flags(mount)));
     let readonly = spec.linux().iter().flat_map(|linux| linux.readonly_paths().iter().flatten());
     let readonly = readonly.map(|path| (Path::new(path), vec!["ro"]));
@@ -132,6 +136,15 @@ fn mounts(spec: &oci::Spec, text: &str) -> Option<Mismatch> {
         };
         let (planned, found) = (planned.to_owned(), found.to_owned());
         Some(Mismatch { what: format!("mount {name}"), planned, found })
+    })
+}
+
+/// Each mount in `text`, in the order in which they were made: where, and its options.
+pub(crate) fn shown_mounts(text: &str) -> impl Iterator<Item = (Cow<'_, str>, &str)> {
+    let lines = text.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_digit()));
+    lines.filter_map(|line| {
+        let mut fields = line.split(' ').skip(4);
+        Some((unescaped(fields.next()?), fields.next()?))
     })
 }
 

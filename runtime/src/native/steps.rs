@@ -213,6 +213,11 @@ impl Step {
         Step::new(p::STEP_QUEUES, "fsmount(2) of mqueue".into())
     }
 
+    /// The same where an engine has mounted them, as init cannot.
+    pub(crate) fn queues_at(place: &str) -> Step {
+        Step::new(p::STEP_QUEUES, format!("open(2) {place}")).text(0, place)
+    }
+
     /// Sets a resource limit.
     pub(crate) fn rlimit(name: &str, resource: u64, soft: u64, hard: u64) -> Step {
         Step::new(p::STEP_RLIMIT, format!("prlimit(2) of {name} to {soft} and {hard}"))
@@ -243,8 +248,16 @@ impl Step {
     }
 
     /// Drops all capabilities but `kept` and forbids new privileges.
-    pub(crate) fn drop_privileges(kept: u64) -> Step {
-        Step::new(p::STEP_DROP, "capset(2) and prctl(2) PR_SET_NO_NEW_PRIVS".into()).number(0, kept)
+    pub(crate) fn drop_privileges(kept: u64, parent: Parent) -> Step {
+        Step::new(p::STEP_DROP, "capset(2) and prctl(2) PR_SET_NO_NEW_PRIVS".into())
+            .number(0, kept)
+            .number(1, u64::from(parent == Parent::Engine))
+    }
+
+    /// Makes sure that what an engine mounted at `target` is what the caller had opened.
+    pub(crate) fn expect(target: &Path, device: u64, inode: u64) -> Step {
+        let label = format!("finding what was opened for {} mounted there", target.display());
+        Step::new(p::STEP_EXPECT, label).path(0, target).number(0, device).number(1, inode)
     }
 
     /// Makes a directory as the task's user.
@@ -283,6 +296,15 @@ pub(crate) enum Mounter {
     Owner,
     /// Those of uid 0 of its user namespace.
     Root,
+}
+
+/// Whose child init is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parent {
+    /// Our own monitor's, and ends with it.
+    Monitor,
+    /// Another engine's.
+    Engine,
 }
 
 /// What the source of a bind mount must be.

@@ -103,6 +103,16 @@ pub(crate) fn tree(sandbox: &Sandbox, spec: &oci::Spec, resolver: &str) -> Tree 
     tree
 }
 
+/// The files of `/etc` that every sandbox has of its own, for an engine that mounts each of them.
+pub(crate) fn etc(sandbox: &Sandbox, resolver: &str) -> Tree {
+    let mut tree = Tree::new();
+    for (file, text) in account_files(sandbox) {
+        add(&mut tree, Path::new(file), Entry::File(text));
+    }
+    add(&mut tree, Path::new("etc/resolv.conf"), Entry::File(resolver.to_owned()));
+    tree
+}
+
 fn relative(path: &Path) -> PathBuf {
     path.components().filter(|part| matches!(part, Component::Normal(_))).collect()
 }

@@ -12,7 +12,7 @@ use oci_spec::runtime as oci;
 use rustix::fs::makedev;
 
 use super::devices;
-use super::steps::{Check, Expect, Mounter, Step};
+use super::steps::{Check, Expect, Mounter, Parent, Step};
 use crate::{CgroupPlacement, Controller};
 
 /// Beside the spec.
@@ -88,7 +88,7 @@ pub(crate) fn steps(spec: &oci::Spec, setting: &Setting<'_>) -> Vec<Step> {
     }
     let v2 = match setting.cgroup {
         Some(CgroupPlacement::V2 { parent, .. }) => Some(parent.join(setting.id)),
-        Some(CgroupPlacement::V1(_)) | None => None,
+        Some(CgroupPlacement::V1(_) | CgroupPlacement::Daemon { .. }) | None => None,
     };
     steps.push(Step::clone(namespace_flags(spec), v2.as_deref(), setting.maps_by_owner));
     steps.extend(map_steps(spec, setting));
@@ -316,11 +316,7 @@ fn is_readonly(spec: &oci::Spec) -> bool {
 
 fn process_steps(spec: &oci::Spec, setting: &Setting<'_>) -> Vec<Step> {
     let Some(process) = spec.process() else { return Vec::new() };
-    let mut steps = Vec::new();
-    for limit in process.rlimits().iter().flatten() {
-        let (name, resource) = resource(limit.typ());
-        steps.push(Step::rlimit(name, resource, limit.soft(), limit.hard()));
-    }
+    let mut steps = rlimit_steps(process);
     if is_readonly(spec) {
         steps.push(Step::queues());
     }
@@ -328,7 +324,7 @@ fn process_steps(spec: &oci::Spec, setting: &Setting<'_>) -> Vec<Step> {
     steps.push(Step::bound(kept));
     let user = process.user();
     steps.push(Step::ids(user.uid(), user.gid(), setting.groups));
-    steps.push(Step::drop_privileges(kept));
+    steps.push(Step::drop_privileges(kept, Parent::Monitor));
     if is_readonly(spec) {
         steps.push(Step::mkdir("/tmp/home", 0o700));
     }
@@ -337,6 +333,16 @@ fn process_steps(spec: &oci::Spec, setting: &Setting<'_>) -> Vec<Step> {
     steps.push(Step::detached());
     steps.push(Step::ready());
     steps
+}
+
+/// Resource limits need no privilege as long as they are not raised.
+pub(crate) fn rlimit_steps(process: &oci::Process) -> Vec<Step> {
+    let limits = process.rlimits().iter().flatten();
+    let step = |limit: &oci::PosixRlimit| {
+        let (name, resource) = resource(limit.typ());
+        Step::rlimit(name, resource, limit.soft(), limit.hard())
+    };
+    limits.map(step).collect()
 }
 
 /// Name and number of a resource limit, `asm-generic/resource.h`.
@@ -379,6 +385,8 @@ fn cgroup_steps(spec: &oci::Spec, setting: &Setting<'_>) -> Vec<Step> {
             steps.extend(all.iter().map(|at| Step::cgroup_join(at)));
             steps
         }
+        // A daemon makes its own, and no sandbox of this engine has one.
+        CgroupPlacement::Daemon { .. } => Vec::new(),
         CgroupPlacement::V2 { parent, controllers } => {
             let own = parent.join(setting.id);
             let names: Vec<&str> = controllers.iter().filter_map(|c| v2_name(*c)).collect();
@@ -408,7 +416,9 @@ fn v2_name(controller: Controller) -> Option<&'static str> {
 }
 
 /// Files of version 1, `admin-guide/cgroup-v1/` of the kernel.
-fn v1_limits(resources: &oci::LinuxResources) -> Vec<(Controller, &'static str, String, Check)> {
+pub(crate) fn v1_limits(
+    resources: &oci::LinuxResources,
+) -> Vec<(Controller, &'static str, String, Check)> {
     use Controller::{Cpu, Devices, Memory, Pids};
     let mut limits = Vec::new();
     if let Some(bytes) = resources.memory().as_ref().and_then(|memory| memory.limit()) {
@@ -447,7 +457,7 @@ fn device_rule(rule: &oci::LinuxDeviceCgroup) -> String {
 }
 
 /// Files of version 2, `admin-guide/cgroup-v2.rst` of the kernel.
-fn v2_limits(resources: &oci::LinuxResources) -> Vec<(&'static str, String, Check)> {
+pub(crate) fn v2_limits(resources: &oci::LinuxResources) -> Vec<(&'static str, String, Check)> {
     let mut limits = Vec::new();
     if let Some(bytes) = resources.memory().as_ref().and_then(|memory| memory.limit()) {
         limits.push(("memory.max", bytes.to_string(), Check::ReadBack));

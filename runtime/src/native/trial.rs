@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::devices;
 use super::monitor::{self, Monitor};
 use super::protocol;
-use super::steps::{self, Check, Mounter, Step};
+use super::steps::{self, Check, Mounter, Parent, Step};
 use super::translate::flags;
 use crate::{Caller, TrialKind};
 
@@ -109,7 +109,7 @@ fn plan(caller: &Caller, scratch: &Path, kinds: &[TrialKind]) -> Vec<Step> {
                 steps.push(Step::root_overlay(&upper, options, scratch, 1, Mounter::Owner));
             }
             TrialKind::Seccomp => {
-                steps.push(Step::drop_privileges(0));
+                steps.push(Step::drop_privileges(0, Parent::Monitor));
                 steps.push(Step::seccomp(&ALLOW_ALL));
             }
         }

@@ -41,7 +41,7 @@ pub(super) fn to_cgroups_path(
     name: &str,
 ) -> Result<Option<PathBuf>, SpecError> {
     match placement {
-        None => Ok(None),
+        None | Some(CgroupPlacement::Daemon { .. }) => Ok(None),
         Some(CgroupPlacement::V1(_)) => Ok(Some(PathBuf::from(name))),
         Some(CgroupPlacement::V2 { parent, controllers: _ }) => {
             let below = parent.strip_prefix(UNIFIED_ROOT);
@@ -86,7 +86,9 @@ fn has_controller(placement: Option<&CgroupPlacement>, controller: Controller) -
     match placement {
         None => false,
         Some(CgroupPlacement::V1(parents)) => parents.contains_key(&controller),
-        Some(CgroupPlacement::V2 { parent: _, controllers }) => controllers.contains(&controller),
+        Some(
+            CgroupPlacement::V2 { controllers, .. } | CgroupPlacement::Daemon { controllers, .. },
+        ) => controllers.contains(&controller),
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use ric_images::{Identity, Manifest};
 use ric_policies::{Access, Network, Policy, Protection};
 
-use super::{Decided, Plan, choose_engine, identity, limits, mounts, program, sandbox, variables};
+use super::{Decided, Plan, engine, identity, limits, mounts, program, sandbox, variables};
 use crate::admit::{admit, judge};
 use crate::{
     Admitted, Caller, Host, Identities, Mount, MountKind, PathFacts, Program, Refusal, Rule, Task,
@@ -119,7 +119,8 @@ pub fn plan_build(
     }
     super::refuse_other_platform(manifest, host)?;
     refuse_no_layers(manifest)?;
-    let engine = choose_engine(task, manifest, policy, host)?;
+    let engine = engine::choose(task, policy, &engine::FOR_BUILDS)?;
+    let host = &*engine::seen_through(engine, manifest, policy, host)?;
     let network = choose_network(task, policy);
     let identities = identity::of_build(step.user.as_deref(), &task.caller, host)?;
     let mut limits = limits::limits(task, policy, host)?;

@@ -9,6 +9,7 @@ mod definitions;
 mod examples;
 mod denials;
 mod docker_daemon;
+mod docker_engine;
 mod environments;
 mod hostile;
 mod images_kept;
@@ -24,7 +25,7 @@ use crate::case::Case;
 
 /// Every claim.
 pub(crate) fn all() -> Vec<Case> {
-    [
+    let all: Vec<Case> = [
         denials::cases(),
         posture::cases(),
         isolation::cases(),
@@ -47,5 +48,7 @@ pub(crate) fn all() -> Vec<Case> {
     ]
     .into_iter()
     .flatten()
-    .collect()
+    .collect();
+    let docker = docker_engine::cases(&all);
+    all.into_iter().chain(docker).collect()
 }

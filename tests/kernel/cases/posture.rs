@@ -56,13 +56,19 @@ pub(crate) fn cases() -> Vec<Case> {
             .people(&[Person::Root])
             .needs(&[Need::Python3, Need::Runc])
     });
+    let docker = JUDGED.iter().map(|(name, check)| {
+        Case::new(format!("docker_{name}"), |stage| {
+            check(stage.person, &seen(stage, Place::Docker)?)
+        })
+        .needs(&[Need::Python3, Need::Busybox, Need::Dockerd])
+    });
     let twins = [
         Case::new("has_namespaces_of_its_own", has_namespaces_of_its_own).people(EVERYONE),
         Case::new("the_same_probe_sees_the_machine_outside", sees_the_machine_outside),
         Case::new("call_gets_the_same_sandbox_as_run", call_is_like_run).people(BOTH),
     ];
     let twins = twins.into_iter().map(|case| case.needs(&[Need::Python3]));
-    ours.chain(judged).chain(twins).collect()
+    ours.chain(judged).chain(docker).chain(twins).collect()
 }
 
 fn seen(stage: &Stage, place: Place) -> Result<Value, Failed> {
