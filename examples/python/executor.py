@@ -16,7 +16,7 @@ def visit(name):
 
 
 def main():
-    with Executor(limits={"memory": "256MiB", "time": "1m"}, fresh="nothing") as executor:
+    with Executor(limits={"time": "1m"}, fresh="nothing") as executor:
         print("granted:", executor.decision["engine"], executor.decision["fresh"])
 
         future = executor.submit(visit, "a sandbox")

@@ -37,10 +37,7 @@ impl Before {
             sys::close(fd);
             Some(mode)
         };
-        Before {
-            modes: DIRECTORIES.map(|path| mode(path).unwrap_or(0)),
-            home: sys::exists(HOME),
-        }
+        Before { modes: DIRECTORIES.map(|path| mode(path).unwrap_or(0)), home: sys::exists(HOME) }
     }
 
     /// Empties everything: whether nothing stays.
