@@ -51,6 +51,7 @@ pub(crate) fn refusal(attempt: String, refusal: &Refusal) -> Failure {
         | Refusal::Protection { .. }
         | Refusal::Limit { .. }
         | Refusal::Network { .. }
+        | Refusal::Fresh { .. }
         | Refusal::Mount { .. }
         | Refusal::MountSource { .. }
         | Refusal::MountTarget { .. }

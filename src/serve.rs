@@ -25,6 +25,7 @@ mod audit;
 mod metrics;
 mod rules;
 mod site;
+mod watch;
 pub(crate) mod socket;
 
 use std::io;

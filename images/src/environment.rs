@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ric_yaml::{Kind, Mistake, read};
+use ric_yaml::{Fresh, Kind, Mistake, read};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::Reference;
@@ -65,18 +65,6 @@ pub struct LimitWishes {
     pub pids: Option<u64>,
     /// Wall-clock time.
     pub time: Option<Duration>,
-}
-
-/// What each task gets new.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Fresh {
-    /// The call.
-    Nothing,
-    /// A process forked from the warm interpreter.
-    Process,
-    /// The container.
-    Container,
 }
 
 impl Environment {

@@ -39,7 +39,7 @@ pub use convert::{
 pub use credentials::{CredentialError, CredentialFiles};
 pub use digest::{BlobFault, Digest, DigestError, Verified};
 pub use document::ManifestError;
-pub use environment::{Environment, EnvironmentName, EnvironmentNameError, Fresh, LimitWishes};
+pub use environment::{Environment, EnvironmentName, EnvironmentNameError, LimitWishes};
 pub use image::{Form, Image};
 pub use image_config::{History, read_documents, write_config};
 pub use layer::{

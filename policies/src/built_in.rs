@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::{
-    BUILT_IN, Bound, BuildRules, EngineName, ImageRules, LimitRules, Network, Origin, Policy,
-    Registries, Ruled, RunAs, ShortNames, WarmRules,
+    BUILT_IN, Bound, BuildRules, EngineName, Fresh, ImageRules, LimitRules, Network, Origin,
+    Policy, Registries, Ruled, RunAs, ShortNames, WarmRules,
 };
 
 /// The built-in default, as it is shipped and shown.
@@ -50,6 +50,7 @@ impl Policy {
             run_as: built_in(RunAs::Caller),
             root_runs_as: built_in(NOBODY),
             host_paths: Vec::new(),
+            fresh: built_in(Fresh::Nothing),
             limits: LimitRules {
                 memory_bytes: Bound { default: Some(built_in(1 << 30)), most: None },
                 cpus_milli: Bound { default: None, most: None },
@@ -104,7 +105,7 @@ mod tests {
         let other = "version: 1\nname: x\nimages: {allow: [], deny: ['*']}\n\
             registries: {short_names: [a], insecure: [a]}\nengines: [oci]\n\
             mounts: [{source: /, access: read-only}]\nnetwork: [host]\nrun_as: image\n\
-            root_runs_as: 0\nhost_paths: [/]\nrequire: [pids]\nlimits: {memory: {default: 1, \
+            root_runs_as: 0\nhost_paths: [/]\nfresh: process\nrequire: [pids]\nlimits: {memory: {default: 1, \
             most: 1}, cpus: {default: 1, most: 1}, pids: {default: 1, most: 1}, \
             time: {default: 1s, most: 1s}}\nbuild: {allow: false, bases: [], \
             network: [loopback], settings: false, time: {default: 1s, most: 1s}, \

@@ -14,7 +14,7 @@ use crate::names::{
 };
 use crate::said::{Key, Limit, Listed, MirrorSaid, MountSaid, ShortNamesSaid};
 use crate::{Bound, EngineName, Network, Policy, Protection, Ruled, RunAs};
-use ric_yaml::{Cpus, Memory, Pids, Time, Unit};
+use ric_yaml::{Cpus, Fresh, Memory, Pids, Time, Unit};
 
 /// What the tasks of a site may do, for `/etc/run-in-container/policy.yaml` and for `--policy`.
 ///
@@ -87,6 +87,15 @@ pub(crate) struct Keys {
     /// Narrowing: a path stays shown where both files show it.
     #[serde(default)]
     pub(crate) host_paths: Key<Listed<Directory>>,
+
+    /// The least that each task gets new: `nothing` but the call, `process` forked from a warm
+    /// interpreter, or `container`. Less than `container` means that what a task leaves behind, of
+    /// the same caller and sandbox, may be found by the next one, as `docs/environments.md` tells.
+    /// A task that asks for less than this is refused; one that asks for nothing gets a container.
+    ///
+    /// Narrowing: the greater value of both files holds.
+    #[serde(default)]
+    pub(crate) fresh: Key<Fresh>,
 
     /// What tasks may use. Each limit has a `default`, for tasks that ask for nothing, and `most`,
     /// which bounds what a task may ask for. Both may be `none`. A task that asks for nothing gets
@@ -377,6 +386,7 @@ pub(crate) fn visit<V: Visitor>(
     visitor.choice("run_as", &mut policy.run_as, &keys.run_as)?;
     visitor.choice("root_runs_as", &mut policy.root_runs_as, &keys.root_runs_as)?;
     visitor.grants("host_paths", &mut policy.host_paths, &keys.host_paths)?;
+    visitor.choice("fresh", &mut policy.fresh, &keys.fresh)?;
     let (rules, said) = (&mut policy.limits, &keys.limits);
     visitor.bound(bound_keys!("limits.memory"), &mut rules.memory_bytes, &said.memory)?;
     visitor.bound(bound_keys!("limits.cpus"), &mut rules.cpus_milli, &said.cpus)?;

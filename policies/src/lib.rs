@@ -58,7 +58,7 @@ pub use policy::{
     Access, BUILT_IN, Bound, BuildRules, EngineName, ImageRules, LimitRules, Mirror, MountRule,
     Network, Origin, Policy, Protection, Registries, Ruled, RunAs, ShortNames, WarmRules,
 };
-pub use ric_yaml::{AmountError, Cpus, Memory, Mistake, Pids, Time, Unit};
+pub use ric_yaml::{AmountError, Cpus, Fresh, Memory, Mistake, Pids, Time, Unit};
 pub use schema::schema;
 pub use trust::Distrust;
 pub use verdict::ImageDenied;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::names::{AbsoluteFile, Directory, Host, ImagePattern, Offline, Permit, Uid};
 use crate::pattern::{self, TooManyParts};
 use crate::said::{MirrorSaid, MountSaid, ShortNamesSaid};
-use crate::{EngineName, Mirror, MountRule, Network, Protection, Ruled, RunAs, ShortNames};
+use crate::{EngineName, Fresh, Mirror, MountRule, Network, Protection, Ruled, RunAs, ShortNames};
 
 /// Patterns that two lists may give together and neither has; `policy show` has to list them.
 const NEW_PATTERNS_MAX: usize = 1_000;
@@ -334,7 +334,13 @@ macro_rules! words_in_files {
     )*};
 }
 
-words_in_files!(EngineName Network Protection RunAs);
+words_in_files!(EngineName Fresh Network Protection RunAs);
+
+impl Choice for Fresh {
+    fn stricter(outer: &Fresh, inner: &Fresh) -> Fresh {
+        *outer.max(inner)
+    }
+}
 
 impl Choice for RunAs {
     fn stricter(outer: &RunAs, inner: &RunAs) -> RunAs {

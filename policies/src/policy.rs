@@ -8,7 +8,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use ric_yaml::Printable;
+use ric_yaml::{Fresh, Printable};
 
 /// What a site allows. Every value is set: what a file leaves out comes from the built-in default.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -37,6 +37,8 @@ pub struct Policy {
     pub root_runs_as: Ruled<u32>,
     /// Directories of the machine that `host:` shows besides `/usr`, read-only.
     pub host_paths: Vec<Ruled<PathBuf>>,
+    /// The least that each task gets new.
+    pub fresh: Ruled<Fresh>,
     /// Defaults and bounds of what a task may use.
     pub limits: LimitRules,
     /// What building images may do.

@@ -33,7 +33,7 @@ require: []
 ";
 
 /// One change for each key: no key may be forgotten by the digest.
-const CHANGES: [&str; 22] = [
+const CHANGES: [&str; 23] = [
     "images: {allow: ['host:']}",
     "images: {deny: ['host:']}",
     "registries: {short_names: [b, a, c]}",
@@ -49,6 +49,7 @@ const CHANGES: [&str; 22] = [
     "run_as: caller",
     "root_runs_as: 1",
     "host_paths: [/a]",
+    "fresh: process",
     "limits: {memory: {default: 1}}",
     "limits: {memory: {most: 1}}",
     "limits: {cpus: {default: 1}}",
@@ -146,6 +147,7 @@ fn file() -> impl Strategy<Value = String> {
         ("mounts", mounts()),
         ("network", listed(&["loopback", "host"], 1)),
         ("run_as", select(vec!["caller".to_owned(), "image".to_owned()]).boxed()),
+        ("fresh", select(["nothing", "process", "container"].map(str::to_owned).to_vec()).boxed()),
         ("root_runs_as", select(vec!["0".to_owned(), "7".to_owned(), "8".to_owned()]).boxed()),
         ("host_paths", listed(&PATHS, 0)),
         ("limits", limits.boxed()),
@@ -223,6 +225,7 @@ fn assert_is_both(both: &Policy, one: &Policy, other: &Policy) {
         let allowed = |policy: &Policy| policy.network.value.contains(&network);
         assert_eq!(allowed(both), allowed(one) && allowed(other), "{network:?}");
     }
+    assert_eq!(both.fresh.value, one.fresh.value.max(other.fresh.value));
     let by_image = |policy: &Policy| policy.run_as.value == RunAs::Image;
     assert_eq!(by_image(both), by_image(one) && by_image(other));
     let by_root = |policy: &Policy| policy.root_runs_as.value == 0;

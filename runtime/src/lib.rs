@@ -58,7 +58,8 @@ pub use plan::{
     plan_build,
 };
 pub use refusal::{Actor, Demand, EngineLack, REFUSED_EXIT_CODE, Refusal, Rule};
-pub use ric_images::{Fresh, LimitWishes};
+pub use ric_images::LimitWishes;
+pub use ric_policies::Fresh;
 pub use sandbox::{
     CgroupPlacement, Daemon, IdMap, Identities, Limits, Mount, MountKind, Namespaces,
     OWN_DIRECTORY, RootSource, Sandbox,

@@ -70,6 +70,7 @@ pub fn plan(
     let engine = engine::choose(task, policy, &engine::FOR_TASKS)?;
     let host = &*engine::seen_through(engine, manifest, policy, host)?;
     let network = choose_network(task, policy)?;
+    refuse_less_fresh(task, policy)?;
     let identities = identity::identities(task, manifest, policy, host)?;
     engine::refuse_identities(engine, &identities)?;
     let limits = limits::limits(task, policy, host);
@@ -204,6 +205,18 @@ fn choose_network(task: &Task, policy: &Policy) -> Result<Network, Refusal> {
         }
     }
     Ok(wanted)
+}
+
+/// Refuses a task that would share more with others of its sandbox than the site accepts.
+fn refuse_less_fresh(task: &Task, policy: &Policy) -> Result<(), Refusal> {
+    if task.fresh >= policy.fresh.value {
+        return Ok(());
+    }
+    Err(Refusal::Fresh {
+        asked: task.fresh,
+        least: policy.fresh.value,
+        rule: Rule::at(policy, "fresh", &policy.fresh.origin),
+    })
 }
 
 /// The line of `require:` that demands `protection`, if there is one.

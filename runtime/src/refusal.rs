@@ -6,7 +6,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use ric_policies::{Access, EngineName, Network, Origin, Policy, Protection};
+use ric_policies::{Access, EngineName, Fresh, Network, Origin, Policy, Protection};
 
 /// Exit code of a refusal: do not retry.
 pub const REFUSED_EXIT_CODE: i32 = 122;
@@ -104,6 +104,19 @@ pub enum Refusal {
         asked: Network,
         /// The networks allowed.
         allowed: Vec<Network>,
+        /// The rule.
+        rule: Box<Rule>,
+    },
+    /// Less new for each task than policy demands.
+    #[error(
+        "{rule} demands that each task gets at least a new {}, and `{}` was asked for",
+        fresh(*.least), fresh(*.asked)
+    )]
+    Fresh {
+        /// What was asked to be new.
+        asked: Fresh,
+        /// The least that has to be.
+        least: Fresh,
         /// The rule.
         rule: Box<Rule>,
     },
@@ -309,6 +322,11 @@ impl Refusal {
                 network(*asked),
                 rule.key
             ),
+            Self::Fresh { asked, least, .. } => format!(
+                "use `--fresh {}` instead of `{}`, or ask your site about `fresh:`",
+                fresh(*least),
+                fresh(*asked)
+            ),
             Self::Mount { most: Some(most), .. } => {
                 format!("mount it {}, or ask your site to change the rule", access(*most))
             }
@@ -336,6 +354,7 @@ impl Refusal {
             | Self::Engine { .. }
             | Self::Limit { .. }
             | Self::Network { .. }
+            | Self::Fresh { .. }
             | Self::Mount { .. }
             | Self::MountSource { .. }
             | Self::MountTarget { .. }
@@ -408,6 +427,14 @@ fn network(network: Network) -> &'static str {
     match network {
         Network::Loopback => "loopback",
         Network::Host => "host",
+    }
+}
+
+fn fresh(fresh: Fresh) -> &'static str {
+    match fresh {
+        Fresh::Nothing => "nothing",
+        Fresh::Process => "process",
+        Fresh::Container => "container",
     }
 }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use ric_images::{Fresh, LimitWishes, Reference};
-use ric_policies::{Access, EngineName, Network};
+use ric_images::{LimitWishes, Reference};
+use ric_policies::{Access, EngineName, Fresh, Network};
 use serde::{Deserialize, Serialize};
 
 /// What a caller asks for: environment, work, inputs, wishes. Untrusted.

@@ -214,6 +214,7 @@ mod golden {
             Refusal::Protection { .. } => "protection",
             Refusal::Limit { .. } => "limit",
             Refusal::Network { .. } => "network",
+            Refusal::Fresh { .. } => "fresh",
             Refusal::Mount { .. } => "mount",
             Refusal::MountSource { .. } => "mount source",
             Refusal::MountTarget { .. } => "mount target",
@@ -223,6 +224,6 @@ mod golden {
         };
         let shown: BTreeSet<&str> =
             cases().iter().filter_map(|case| decide(case).err()).map(|r| name(&r)).collect();
-        assert_eq!(shown.len(), 15, "{shown:?}");
+        assert_eq!(shown.len(), 16, "{shown:?}");
     }
 }

@@ -7,8 +7,8 @@ use clap::Args;
 /// Keep containers warm for whoever connects to a socket
 ///
 /// For one user, or as root for all users of the machine, each in containers of their own. `call`
-/// and the Python package find it by itself. SIGTERM ends it when its tasks have ended, SIGHUP
-/// reads the policy again.
+/// and the Python package find it by itself. SIGTERM ends it when its tasks have ended. Policy
+/// files are read again when they change, and on SIGHUP.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:

@@ -136,7 +136,7 @@ impl Daemon {
         match source {
             Source::Listener => self.accept(),
             Source::Signals => self.hear_signals(),
-            Source::Files => {}
+            Source::Files => self.hear_files(),
             Source::Stdout(member) => self.hear_printed(member, 0),
             Source::Stderr(member) => self.hear_printed(member, 1),
             Source::Worker(member) => self.hear_worker(member),
@@ -163,6 +163,7 @@ impl Daemon {
                 }
             }
             Due::Drain => self.end_tasks(),
+            Due::Files => self.look_at_files(),
         }
     }
 

@@ -18,6 +18,7 @@ const EVENTS_MAX: usize = 256;
 pub(super) enum Source {
     Listener,
     Signals,
+    /// Policy files.
     Files,
     /// What a member's worker prints.
     Stdout(u64),
@@ -161,6 +162,8 @@ pub(super) enum Due {
     Greeting(u64),
     /// What was told to end for a drain should have.
     Drain,
+    /// A policy file may have changed, and whoever did it should be done.
+    Files,
 }
 
 /// What is due, by time. An entry whose reason is gone is passed over when its time comes.

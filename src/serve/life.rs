@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use super::hands::Hands;
 use super::metrics::Counted;
 use super::rules::Rules;
 use super::site::Site;
+use super::watch::Watch;
 use crate::signals::{Queue, Wakeup};
 use crate::{progress, session};
 
@@ -27,7 +28,26 @@ pub(super) struct Orders {
     wakeup: Wakeup,
     queue: Queue,
     policies: Vec<PathBuf>,
+    /// `None`: the kernel grants no more of them, and only SIGHUP changes the policy.
+    watch: Option<Watch>,
+    /// Whether a timer will look at the files.
+    looks: bool,
 }
+
+impl Orders {
+    fn new((wakeup, queue): (Wakeup, Queue), policies: Vec<PathBuf>) -> Orders {
+        let mut files = vec![PathBuf::from(ric_policies::SITE_FILE)];
+        files.extend(policies.iter().cloned());
+        let watch = Watch::new(files).inspect_err(|error| {
+            let text = "policy files cannot be watched, SIGHUP has them read again";
+            progress::tell(&format!("{text}: {error}"));
+        });
+        Orders { wakeup, queue, policies, watch: watch.ok(), looks: false }
+    }
+}
+
+/// How long a policy file is left alone after it has changed, for who writes it in several steps.
+const SETTLES: Duration = Duration::from_millis(200);
 
 impl Daemon {
     pub(super) fn new(
@@ -35,19 +55,23 @@ impl Daemon {
         site: Site,
         rules: Rules,
         audit: Audit,
-        (wakeup, queue): (Wakeup, Queue),
+        signals: (Wakeup, Queue),
         policies: Vec<PathBuf>,
     ) -> io::Result<Daemon> {
         let (events, hands) = (Events::new()?, Hands::new()?);
         events.add(&listener, Source::Listener)?;
         events.add(hands.fd(), Source::Done)?;
-        events.add(&wakeup, Source::Signals)?;
+        let orders = Orders::new(signals, policies);
+        events.add(&orders.wakeup, Source::Signals)?;
+        if let Some(watch) = &orders.watch {
+            events.add(watch, Source::Files)?;
+        }
         Ok(Daemon {
             events,
             timers: Timers::default(),
             hands,
             listener: Some(listener),
-            orders: Orders { wakeup, queue, policies },
+            orders,
             site: Arc::new(site),
             rules,
             audit,
@@ -81,6 +105,31 @@ impl Daemon {
                 _ => {}
             }
         }
+    }
+
+    /// Something happened where policy files are.
+    pub(super) fn hear_files(&mut self) {
+        let changed = self.orders.watch.as_ref().is_some_and(Watch::take);
+        if changed && !std::mem::replace(&mut self.orders.looks, true) {
+            self.timers.add(Instant::now() + SETTLES, Due::Files);
+        }
+    }
+
+    /// Policy files have changed: they are read again, unless one of those that hold is gone. It
+    /// may be about to come back, and its rules hold until SIGHUP says that it will not.
+    pub(super) fn look_at_files(&mut self) {
+        self.orders.looks = false;
+        let gone = self
+            .site
+            .policy
+            .files
+            .iter()
+            .find(|file| file.as_path() != Path::new(ric_policies::BUILT_IN) && !file.exists());
+        if let Some(gone) = gone {
+            let text = "is gone; what it said still holds, until SIGHUP has the policy read again";
+            return progress::tell(&format!("{} {text}", gone.display()));
+        }
+        self.reload();
     }
 
     /// Reads the policy again. A broken one changes nothing.

@@ -9,10 +9,10 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use ric_images::{
-    Access, Asker, CredentialFiles, Fresh, Limits, LocalDocker, Registries, Silent, Store,
-    Timeouts, ensure, resolve,
+    Access, Asker, CredentialFiles, Limits, LocalDocker, Registries, Silent, Store, Timeouts,
+    ensure, resolve,
 };
-use ric_policies::{Authority, Policy, SITE_FILE};
+use ric_policies::{Authority, Fresh, Policy, SITE_FILE};
 use ric_runtime::{
     Arguments, Assembler, Caller, Container, Event, FunctionAsk, Kind, NO_TASK, Preload, Received,
     Residue, Task, Wanted, WorkAsk, Worker, admit, encode_frame,

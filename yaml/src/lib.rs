@@ -13,6 +13,9 @@ mod mistake;
 
 mod units;
 
+mod fresh;
+
+pub use fresh::Fresh;
 pub use mistake::{Mistake, Printable, closest};
 pub use place::{Placed, TextVisitor};
 pub use read::{FILE_BYTES_MAX, Kind, read};

@@ -5,10 +5,10 @@ use std::fmt;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
-use ric_yaml::{Cpus, Memory, Pids, Placed, TextVisitor, Time, Unit};
+use ric_yaml::{Cpus, Fresh, Memory, Pids, Placed, TextVisitor, Time, Unit};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Environment, Fresh, LimitWishes};
+use super::{Environment, LimitWishes};
 use crate::Reference;
 
 /// Letters of an environment's name, which becomes a file name and stands in messages.

@@ -1,5 +1,6 @@
 //! The daemon: warm containers, whose they are, how tasks in them end, what is left of them.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -49,6 +50,8 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("daemon_ends_the_tasks_of_a_client_that_goes", ends_with_its_client),
         Case::new("daemon_keeps_the_old_policy_if_the_new_is_broken", keeps_old_policy),
         Case::new("daemon_decides_anew_under_a_new_policy", decides_anew),
+        Case::new("daemon_sees_that_a_policy_file_has_changed", sees_changed_policy),
+        Case::new("daemon_takes_no_task_that_gets_less_new_than_the_site_demands", demands_fresh),
         Case::new("stop_ends_containers_and_only_ones_own", stop_ends_containers),
         Case::new("daemon_takes_the_socket_of_a_service_manager", takes_a_given_socket),
     ];
@@ -509,6 +512,37 @@ fn decides_anew(stage: &Stage) -> Result<(), Failed> {
     daemon.signal(Signal::HUP);
     daemon.wait_for("a new policy holds")?;
     daemon.call(&WARM, "number", &[])?.expect_code(122)?;
+    end(stage, daemon)
+}
+
+fn sees_changed_policy(stage: &Stage) -> Result<(), Failed> {
+    let file = stage.file("policy.yaml", "version: 1\nname: first\n")?;
+    let mut daemon = serve(stage, command(stage, &["--policy", &file]))?;
+    daemon.call(&WARM, "number", &[])?.expect_code(0)?;
+    // In place, as editors do, and by another file of that name, as package managers do.
+    stage.file("policy.yaml", "version: 1\nname: first\nimages: {deny: [\"host:\"]}\n")?;
+    daemon.wait_for("a new policy holds")?;
+    daemon.call(&WARM, "number", &[])?.expect_code(122)?;
+    let other = stage.file("other.yaml", "version: 1\nname: first\nfresh: process\n")?;
+    fs::rename(other, &file)?;
+    daemon.wait_for("a new policy holds")?;
+    daemon.call(&["--json"], "number", &[])?.expect_code(0)?;
+    // Without its file, a policy must not become one that allows more.
+    fs::remove_file(&file)?;
+    daemon.wait_for("still holds, until SIGHUP")?;
+    daemon.call(&WARM, "number", &[])?.expect_code(122)?;
+    end(stage, daemon)
+}
+
+fn demands_fresh(stage: &Stage) -> Result<(), Failed> {
+    let file = stage.file("policy.yaml", "version: 1\nname: careful\nfresh: process\n")?;
+    let daemon = serve(stage, command(stage, &["--policy", &file]))?;
+    for asked in [&["--json"][..], &["--json", "--fresh", "process"]] {
+        daemon.call(asked, "number", &[])?.expect_code(0)?;
+    }
+    let refused = daemon.call(&WARM, "number", &[])?.expect_code(122)?;
+    let error = refused.outcome["error"].to_string();
+    claim!(error.contains("policy.yaml:3"), "does not name the rule: {error}");
     end(stage, daemon)
 }
 
