@@ -105,7 +105,8 @@ mod tests {
         let other = "version: 1\nname: x\nimages: {allow: [], deny: ['*']}\n\
             registries: {short_names: [a], insecure: [a]}\nengines: [oci]\n\
             mounts: [{source: /, access: read-only}]\nnetwork: [host]\nrun_as: image\n\
-            root_runs_as: 0\nhost_paths: [/]\nfresh: process\nrequire: [pids]\nlimits: {memory: {default: 1, \
+            root_runs_as: 0\nhost_paths: [/]\nfresh: process\nrequire: [pids]\n\
+            limits: {memory: {default: 1, \
             most: 1}, cpus: {default: 1, most: 1}, pids: {default: 1, most: 1}, \
             time: {default: 1s, most: 1s}}\nbuild: {allow: false, bases: [], \
             network: [loopback], settings: false, time: {default: 1s, most: 1s}, \
