@@ -12,7 +12,7 @@ mod verbs;
 
 use clap::{Parser, Subcommand};
 
-pub(crate) use daemon::{PsArgs, ServeArgs, StopArgs};
+pub(crate) use daemon::{LogsArgs, MetricsArgs, PsArgs, ServeArgs, StopArgs, TopArgs};
 pub(crate) use environments::{
     EnvironmentsArgs, EnvironmentsListArgs, EnvironmentsShowArgs, EnvironmentsVerb,
 };
@@ -72,6 +72,9 @@ pub(crate) enum Verb {
     Serve(ServeArgs),
     Ps(PsArgs),
     Stop(StopArgs),
+    Logs(LogsArgs),
+    Top(TopArgs),
+    Metrics(MetricsArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
     #[command(hide = true)]
@@ -107,7 +110,13 @@ impl Verb {
             },
             Self::Ps(args) => args.json,
             Self::Stop(args) => args.json,
-            Self::Serve(_) | Self::Completions(_) | Self::Man(_) | Self::Changes(_) => false,
+            Self::Logs(args) => args.json,
+            Self::Serve(args) => args.json,
+            Self::Top(_)
+            | Self::Metrics(_)
+            | Self::Completions(_)
+            | Self::Man(_)
+            | Self::Changes(_) => false,
         }
     }
 }

@@ -14,13 +14,16 @@ mod call;
 mod doctor;
 mod environments;
 mod images;
+mod logs;
 mod manual;
+mod metrics;
 mod plan;
 mod policy;
 mod ps;
 mod run;
 mod serve;
 mod stop;
+mod top;
 
 mod machine;
 mod outputs;
@@ -100,6 +103,9 @@ fn dispatch(verb: Verb) -> Result<Answer, Failure> {
         Verb::Serve(args) => serve::serve(args),
         Verb::Ps(args) => ps::ps(&args),
         Verb::Stop(args) => stop::stop(&args),
+        Verb::Logs(args) => logs::logs(&args),
+        Verb::Top(args) => top::top(&args),
+        Verb::Metrics(args) => metrics::metrics(&args),
         Verb::Completions(args) => Ok(manual::completions(args.shell)),
         Verb::Man(args) => manual::write_pages(&args.directory),
         Verb::Changes(args) => images::build::changes::changes(&args),

@@ -4,8 +4,9 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use ric_images::{Digest, Progress};
@@ -138,9 +139,23 @@ impl Progress for Bars {
     }
 }
 
+/// Whether lines are said as JSON; set once, by a verb that is told so.
+static AS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// From now on, says lines as JSON.
+pub(crate) fn tell_as_json() {
+    AS_JSON.store(true, Ordering::Relaxed);
+}
+
 /// Says a line at once. A closed standard error leaves nobody to tell.
 pub(crate) fn tell(line: &str) {
-    let line = format!("run-in-container: {}\n", printable(line));
+    let line = match AS_JSON.load(Ordering::Relaxed) {
+        true => {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            format!("{}\n", json!({"time": now.as_secs_f64(), "message": line}))
+        }
+        false => format!("run-in-container: {}\n", printable(line)),
+    };
     let _ = io::stderr().lock().write_all(line.as_bytes());
 }
 

@@ -19,6 +19,8 @@ mod lead;
 mod dispatch;
 mod attend;
 mod ask;
+mod see;
+mod logs;
 mod life;
 
 mod audit;
@@ -42,6 +44,9 @@ use site::Site;
 use socket::Socket;
 
 pub(crate) fn serve(args: ServeArgs) -> Result<Answer, Failure> {
+    if args.json {
+        progress::tell_as_json();
+    }
     let policy = session::load_policy(&args.policy)?;
     let own = caller::read_caller()?;
     let uid = own.uid;

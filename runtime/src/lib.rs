@@ -68,5 +68,5 @@ pub use task::{
     Argument, Arguments, Caller, FunctionAsk, InputAsk, MountAsk, OutputAsk, PathFacts, PathKind,
     Preload, Task, UserChoice, WorkAsk,
 };
-pub use usage::CgroupUsage;
+pub use usage::{CgroupLoad, CgroupUsage};
 pub use work::{Bounds, Call, Program, Work};

@@ -9,8 +9,20 @@ use crate::{CgroupPlacement, Controller};
 #[derive(Debug, Clone, Default)]
 pub(crate) struct UsageFiles {
     memory: Option<PathBuf>,
+    cpu: Option<PathBuf>,
     pids: Option<PathBuf>,
     unified: bool,
+}
+
+/// What a container takes now, by its cgroups. `None`: it has none that tells.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CgroupLoad {
+    /// Bytes of memory, page cache and files in memory included.
+    pub memory_bytes: Option<u64>,
+    /// Microseconds of processor time since it began.
+    pub cpu_us: Option<u64>,
+    /// Processes and threads.
+    pub processes: Option<u64>,
 }
 
 /// What a container has used and run into, by its cgroups.
@@ -33,12 +45,16 @@ impl UsageFiles {
             None | Some(CgroupPlacement::Daemon { .. }) => UsageFiles::default(),
             Some(CgroupPlacement::V1(parents)) => {
                 let of = |controller| parents.get(&controller).map(|at| at.join(id));
-                let (memory, pids) = (of(Controller::Memory), of(Controller::Pids));
-                UsageFiles { memory, pids, unified: false }
+                UsageFiles {
+                    memory: of(Controller::Memory),
+                    cpu: of(Controller::Cpu),
+                    pids: of(Controller::Pids),
+                    unified: false,
+                }
             }
             Some(CgroupPlacement::V2 { parent, .. }) => {
                 let own = Some(parent.join(id));
-                UsageFiles { memory: own.clone(), pids: own, unified: true }
+                UsageFiles { memory: own.clone(), cpu: own.clone(), pids: own, unified: true }
             }
         }
     }
@@ -46,7 +62,30 @@ impl UsageFiles {
     /// The files of the container whose cgroups are `directories`.
     pub(crate) fn of(directories: &BTreeMap<Controller, PathBuf>, unified: bool) -> UsageFiles {
         let of = |controller| directories.get(&controller).cloned();
-        UsageFiles { memory: of(Controller::Memory), pids: of(Controller::Pids), unified }
+        UsageFiles {
+            memory: of(Controller::Memory),
+            cpu: of(Controller::Cpu),
+            pids: of(Controller::Pids),
+            unified,
+        }
+    }
+
+    /// Reads what it takes now. On version 1 processor time is told where `cpuacct` is mounted
+    /// together with `cpu`, as most distributions do.
+    pub(crate) fn read_load(&self) -> CgroupLoad {
+        let number = |at: &Option<PathBuf>, file: &str| -> Option<u64> {
+            read(at.as_deref()?, file)?.trim().parse().ok()
+        };
+        let current = if self.unified { "memory.current" } else { "memory.usage_in_bytes" };
+        let cpu_us = match self.unified {
+            true => self.cpu.as_deref().and_then(|at| counter(at, "cpu.stat", "usage_usec")),
+            false => number(&self.cpu, "cpuacct.usage").map(|nanoseconds| nanoseconds / 1000),
+        };
+        CgroupLoad {
+            memory_bytes: number(&self.memory, current),
+            cpu_us,
+            processes: number(&self.pids, "pids.current"),
+        }
     }
 
     /// Reads them now.

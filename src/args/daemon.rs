@@ -1,8 +1,11 @@
 //! The verbs of the daemon: their flags, arguments and help.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
+
+use super::values;
 
 /// Keep containers warm for whoever connects to a socket
 ///
@@ -32,11 +35,19 @@ pub(crate) struct ServeArgs {
     /// Append a line of JSON to this file for every decision and every end of a task
     #[arg(long, value_name = "FILE")]
     pub audit: Option<PathBuf>,
+
+    /// Say what it says on standard error as JSON, one object a line
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Show the daemon's containers and what waits
 #[derive(Debug, Args)]
 pub(crate) struct PsArgs {
+    /// Tell why tasks got a warm or a new container, and what keeps pools apart
+    #[arg(long)]
+    pub explain: bool,
+
     /// Socket of the daemon [default: yours, else root's]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
@@ -76,4 +87,60 @@ pub(crate) struct StopArgs {
     /// Print what was ended as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Print what a container of the daemon printed last
+///
+/// Up to 16 KiB, also of the last containers that have ended. What a task prints goes to its own
+/// caller in any case.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  run-in-container logs run-in-container-0123456789abcdef
+  run-in-container logs --follow run-in-container-0123456789abcdef")]
+pub(crate) struct LogsArgs {
+    /// Container, as `ps` and the outcomes of tasks name it
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+
+    /// Go on until the container ends
+    #[arg(short, long, conflicts_with = "json")]
+    pub follow: bool,
+
+    /// Socket of the daemon [default: yours, else root's]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Watch the daemon's containers and queues
+///
+/// Redrawn until it is interrupted; where standard output is no terminal, one picture.
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// Time between two pictures, as `1s`
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = values::parse_time)]
+    pub interval: Duration,
+
+    /// Socket of the daemon [default: yours, else root's]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+/// Print the daemon's numbers for Prometheus
+///
+/// In its text format, for root and for whoever the daemon runs as. A node exporter takes them as
+/// a file of its textfile collector.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  run-in-container metrics
+  run-in-container metrics | sponge /var/lib/prometheus/node-exporter/run-in-container.prom")]
+pub(crate) struct MetricsArgs {
+    /// Socket of the daemon [default: yours, else root's]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
 }

@@ -88,6 +88,15 @@ fn shorten(text: &str) -> String {
     }
 }
 
+/// How a task ended that a worker answered.
+pub(super) fn status_of_answer(kind: Kind) -> Status {
+    match kind == Kind::Result {
+        true => Status::Ok,
+        false if kind == Kind::Corrupt => Status::Corrupt,
+        false => Status::Failed,
+    }
+}
+
 /// Where and how long a task ran, for `ran`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ran<'a> {

@@ -1,7 +1,6 @@
 //! ASK: what there is, for `ps` and its like. Of others' objects nothing is said to a caller.
 
 use std::path::Path;
-use std::time::Instant;
 
 use ric_runtime::{CgroupPlacement, Kind, Sandbox, Status};
 use serde::Deserialize;
@@ -10,14 +9,27 @@ use serde_json::{Value, json};
 use super::answer::Ending;
 use super::client::ClientId;
 use super::daemon::Daemon;
-use super::member::{Member, State};
+use super::member::Member;
 use ric_runtime::wire::Frame;
 
 #[derive(Debug, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
 enum Question {
-    /// What there is.
-    Ps,
+    /// What there is; with `load`, what containers take.
+    Ps {
+        #[serde(default)]
+        load: bool,
+    },
+    /// Why tasks got the containers that they got.
+    Explain,
+    /// What a container printed, from byte `from` on.
+    Logs {
+        container: String,
+        #[serde(default)]
+        from: u64,
+    },
+    /// Numbers of the daemon as a whole, which are not for everyone.
+    Metrics,
     /// Ends containers: these, all, or those of a scheduler's job.
     Stop {
         #[serde(default)]
@@ -34,7 +46,14 @@ impl Daemon {
         let Some(client) = self.clients.get(&id) else { return };
         let uid = client.caller.uid;
         let answer = match serde_json::from_slice(&frame.metadata) {
-            Ok(Question::Ps) => Ok(self.ps(uid)),
+            Ok(Question::Ps { load }) => Ok(self.ps(uid, load)),
+            Ok(Question::Explain) => Ok(self.explain(uid)),
+            Ok(Question::Logs { container, from }) => self.logs(uid, &container, from),
+            Ok(Question::Metrics) if self.site.is_own(uid) => Ok(self.metrics().into()),
+            Ok(Question::Metrics) => {
+                let text = "metrics tell of all users of a daemon";
+                Err(Ending::new(Status::Refused, text).hint("they are for root and its owner"))
+            }
             Ok(Question::Stop { containers, all, job }) => {
                 Ok(self.stop(uid, &containers, all, job.as_deref()))
             }
@@ -76,50 +95,6 @@ impl Daemon {
         let ended: Vec<&String> = meant.iter().map(|(_, id)| id).collect();
         json!({"ended": ended})
     }
-
-    /// Containers and queues: a user's own; for root everyone's.
-    fn ps(&self, uid: u32) -> Value {
-        let seen = |owner: u32| uid == 0 || owner == uid;
-        let now = Instant::now();
-        let containers: Vec<Value> = self
-            .members
-            .values()
-            .filter_map(|member| {
-                let pool = self.pools.get(&member.pool)?;
-                seen(pool.uid).then(|| {
-                    json!({
-                        "id": member.container.facts().id,
-                        "uid": pool.uid,
-                        "pool": pool.id,
-                        "image": pool.opened.decision.manifest.reference,
-                        "engine": member.container.facts().engine,
-                        "fresh": pool.fresh(),
-                        "state": word(member.state),
-                        "tasks": member.tasks_run,
-                        "idle_s": (member.state == State::Idle)
-                            .then(|| now.duration_since(member.idle_since).as_secs_f64()),
-                    })
-                })
-            })
-            .collect();
-        let pools: Vec<Value> = self
-            .pools
-            .values()
-            .filter(|pool| seen(pool.uid))
-            .map(|pool| {
-                json!({
-                    "pool": pool.id,
-                    "uid": pool.uid,
-                    "image": pool.opened.decision.manifest.reference,
-                    "containers": pool.members,
-                    "starting": pool.starting,
-                    "waiting": pool.queue.len(),
-                    "draining": pool.draining,
-                })
-            })
-            .collect();
-        json!({"containers": containers, "pools": pools})
-    }
 }
 
 /// Whether a sandbox lives below the cgroup of a scheduler's job: one of which a component is the
@@ -138,14 +113,5 @@ fn is_of_job(sandbox: &Sandbox, job: &str) -> bool {
         Some(CgroupPlacement::Daemon { parent, .. }) => {
             parent.as_ref().is_some_and(|parent| of_job(Path::new(parent)))
         }
-    }
-}
-
-fn word(state: State) -> &'static str {
-    match state {
-        State::Waking => "starting",
-        State::Idle => "idle",
-        State::Working => "working",
-        State::Answered | State::Cleaning => "cleaning",
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use ric_runtime::{Event, Exited, Fresh, Kind, NO_TASK, Residue, Status};
 use serde::Deserialize;
 
-use super::answer::{Ending, Ran, with_ran};
+use super::answer::{Ending, Ran, status_of_answer, with_ran};
 use super::client::WAITING_BYTES_MAX;
 use super::daemon::Daemon;
 use super::events::Due;
@@ -134,7 +134,9 @@ impl Daemon {
                 memory_peak_bytes: None,
             };
             let ran = ran.to_text();
-            self.audit.answered(&task, frame.header.kind, &ran);
+            let status = status_of_answer(frame.header.kind);
+            self.counted.ended(&task, status);
+            self.audit.answered(&task, status, &ran);
             let metadata = with_ran(&frame.metadata, &ran)
                 .ok_or(WireError::Breach("answered with metadata that is no JSON object"))?;
             if let Some(client) = self.clients.get_mut(&task.client) {
@@ -267,8 +269,10 @@ impl Daemon {
             }
             Ok(Some(bytes)) => bytes,
         };
-        let Some(task) = member.task.and_then(|task| self.tasks.get_mut(&task)) else { return };
         let Some(pool) = self.pools.get(&member.pool) else { return };
+        let whose = || (member.container.facts().id.clone(), pool.uid);
+        self.logs.add(id, &buffer[..bytes], whose);
+        let Some(task) = member.task.and_then(|task| self.tasks.get_mut(&task)) else { return };
         let bounds = pool.opened.decision.plan.work.bounds;
         let most = [bounds.stdout_bytes_max, bounds.stderr_bytes_max][stream];
         let client = self.clients.get_mut(&task.client);

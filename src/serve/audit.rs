@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::SystemTime;
 
-use ric_runtime::{Caller, Kind, Peer, Status};
+use ric_runtime::{Caller, Peer, Status};
 use serde_json::{Value, json};
 
 use super::open::Opened;
@@ -90,9 +90,8 @@ impl Audit {
         });
     }
 
-    pub(super) fn answered(&mut self, task: &Task, kind: Kind, ran: &str) {
+    pub(super) fn answered(&mut self, task: &Task, status: Status, ran: &str) {
         self.line(|| {
-            let status = if kind == Kind::Result { Status::Ok } else { Status::Failed };
             let ran = serde_json::from_str(ran).unwrap_or(Value::Null);
             of_task(task, status, ran)
         });

@@ -75,6 +75,7 @@ pub(super) struct Daemon {
     pub(super) draining: Option<Instant>,
     pub(super) printed: Vec<u8>,
     pub(super) counted: super::metrics::Counted,
+    pub(super) logs: super::logs::Logs,
 }
 
 /// What one user has here.

@@ -11,7 +11,7 @@ use super::daemon::{Daemon, Done};
 use super::events::{Due, Source};
 use super::member::{Leaving, Member, MemberId, State};
 use super::open::Opened;
-use super::pool::{self, PoolId};
+use super::pool::{self, Lease, PoolId};
 use super::task::Task;
 use crate::failure::Failure;
 use crate::progress;
@@ -54,10 +54,25 @@ impl Daemon {
         let (id, pool_id) = (task.id, task.pool);
         pool.queue.push_back(id);
         let idle = pool.idle.pop();
+        let is_starting = pool.starting == pool.members;
         self.tasks.insert(id, task);
-        match idle {
-            Some(member) => self.give(member),
-            None => self.grow(pool_id),
+        let lease = match idle {
+            Some(member) => {
+                let is_new = self.members.get(&member).is_some_and(|member| member.tasks_run == 0);
+                self.give(member);
+                if is_new { Lease::Stock } else { Lease::Warm }
+            }
+            None => {
+                self.grow(pool_id);
+                match self.hungry.contains(&pool_id) {
+                    true => Lease::NoRoom,
+                    false if is_starting => Lease::Starting,
+                    false => Lease::Busy,
+                }
+            }
+        };
+        if let Some(pool) = self.pools.get_mut(&pool_id) {
+            *pool.leases.entry(lease).or_default() += 1;
         }
     }
 
@@ -263,6 +278,7 @@ impl Daemon {
     /// Ends a member. A task that it has is not ended by this.
     pub(super) fn retire(&mut self, id: MemberId) {
         let Some(member) = self.members.remove(&id) else { return };
+        self.logs.end(id);
         let Some(pool) = self.pools.get_mut(&member.pool) else { return };
         pool.members -= 1;
         pool.remove_idle(id);
@@ -337,6 +353,7 @@ impl Daemon {
             }
             .to_json()
         });
+        self.counted.ended(&task, ending.status);
         self.audit.ended(&task, ending.status, ran.as_ref());
         if let Some(client) = self.clients.get_mut(&task.client) {
             ending.tell(&mut client.writer, task.name, ran);
@@ -355,7 +372,6 @@ impl Daemon {
         if let Some(client) = self.clients.get_mut(&task.client) {
             client.tasks.remove(&task.name);
         }
-        self.counted.tasks_ended += 1;
         Some(task)
     }
 

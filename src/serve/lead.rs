@@ -138,6 +138,7 @@ impl Daemon {
             starting: 0,
             handles: 0,
             draining: false,
+            leases: std::collections::BTreeMap::new(),
         };
         self.pools.insert(id, pool);
         id

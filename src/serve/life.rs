@@ -91,6 +91,7 @@ impl Daemon {
             draining: None,
             printed: Vec::new(),
             counted: Counted::default(),
+            logs: super::logs::Logs::default(),
         })
     }
 

@@ -76,6 +76,21 @@ pub(super) enum State {
     Cleaning,
 }
 
+impl State {
+    /// Every word that there is for one.
+    pub(super) const ALL: [State; 4] =
+        [State::Waking, State::Idle, State::Working, State::Cleaning];
+
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            State::Waking => "starting",
+            State::Idle => "idle",
+            State::Working => "working",
+            State::Answered | State::Cleaning => "cleaning",
+        }
+    }
+}
+
 impl Member {
     pub(super) fn new(id: MemberId, pool: PoolId, container: Container, worker: Worker) -> Member {
         let Worker { stream, stdout, stderr } = worker;

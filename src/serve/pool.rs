@@ -4,10 +4,12 @@
 //! groups, job, tenant, image, mounts, limits and policy are, and what its workers were started
 //! with besides.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use ric_runtime::{Fresh, Preload, Program, Sandbox, Sha256Digest};
+
+use serde::Serialize;
 
 use super::client::HandleId;
 use super::member::MemberId;
@@ -17,7 +19,7 @@ use super::open::Opened;
 pub(super) type PoolId = u64;
 
 /// What containers have to be alike in to serve the same calls.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub(super) struct PoolKey {
     sandbox: Sandbox,
     variables: Vec<(String, String)>,
@@ -26,6 +28,22 @@ pub(super) struct PoolKey {
     preload: Vec<String>,
     fresh: Fresh,
     modules: Option<Sha256Digest>,
+}
+
+/// What a task found when it came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Lease {
+    /// A container that earlier tasks had left.
+    Warm,
+    /// A container that was started ahead.
+    Stock,
+    /// None that was ready yet.
+    Starting,
+    /// Only ones with tasks.
+    Busy,
+    /// The same, and policy has no room for one more.
+    NoRoom,
 }
 
 impl PoolKey {
@@ -68,6 +86,8 @@ pub(super) struct Pool {
     pub(super) handles: usize,
     /// Its policy is no more: nothing new begins here.
     pub(super) draining: bool,
+    /// What its tasks found when they came, and how many.
+    pub(super) leases: BTreeMap<Lease, u64>,
 }
 
 impl Pool {

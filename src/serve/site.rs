@@ -59,6 +59,11 @@ impl Site {
         self.own.uid == 0 || self.own.uid == uid
     }
 
+    /// Whether the daemon as a whole is this user's business.
+    pub(super) fn is_own(&self, uid: u32) -> bool {
+        uid == 0 || self.own.uid == uid
+    }
+
     /// Whoever asks, with the machine as it is for them: their containers live where their own
     /// cgroup is, so that the limits of a scheduler's job hold for them and they end with it.
     pub(super) fn asker(

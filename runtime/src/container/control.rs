@@ -13,7 +13,7 @@ use super::ending::{Ending, not_started};
 use super::run::{RunError, attend};
 use super::{Container, streams, work};
 use crate::native::{monitor, protocol};
-use crate::usage::CgroupUsage;
+use crate::usage::{CgroupLoad, CgroupUsage};
 use crate::{Enforced, Work};
 
 /// A worker that was just told to start.
@@ -182,6 +182,12 @@ impl Container {
     #[must_use]
     pub fn usage(&self) -> CgroupUsage {
         self.usage.read()
+    }
+
+    /// What it takes now.
+    #[must_use]
+    pub fn load(&self) -> CgroupLoad {
+        self.usage.read_load()
     }
 
     /// What is enforced in it, and by what.

@@ -20,6 +20,7 @@ mod refusals;
 mod registries;
 mod root_files;
 mod warm;
+mod watched;
 
 use crate::case::Case;
 
@@ -43,6 +44,7 @@ pub(crate) fn all() -> Vec<Case> {
         conversions::cases(),
         clean_up::cases(),
         daemon::cases(),
+        watched::cases(),
         images_kept::cases(),
         examples::cases(),
     ]
