@@ -5,7 +5,7 @@ mod convert;
 mod inspect;
 mod keep;
 
-use ric_images::{Digest, Form, Store};
+use ric_images::{Digest, Store};
 use serde_json::{Value, json};
 
 use crate::Answer;
@@ -46,7 +46,7 @@ fn pull(args: PullArgs) -> Result<Answer, Failure> {
         if session.make_store()? {
             manifest = session.look_up(&caller, &reference, "pull")?;
         }
-        session.ensure(&manifest, Form::Layers, watched(args.json).as_ref())?;
+        session.ensure_layers(&manifest, watched(args.json).as_ref())?;
         rows.push(manifest);
     }
     if args.json {

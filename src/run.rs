@@ -49,8 +49,7 @@ pub(crate) fn carry_out(
     if session.make_store()? && matches!(decision.manifest.identity, Identity::Digest(_)) {
         decision = session.decide(task)?;
     }
-    let form = decision.plan.sandbox.form;
-    let image = session.ensure(&decision.manifest, form, &Bars::default())?;
+    let image = session.ensure_root(&decision, &Bars::default())?;
     let outputs = Outputs::open(&task.outputs)?;
     let container = session.start(&decision, &image, descriptors)?;
     // From now on a signal is the task's. Until here one ends this program, and with it whatever

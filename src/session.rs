@@ -156,26 +156,34 @@ impl Session {
         Err(first_failure.expect("policy admits at least one reference or refuses"))
     }
 
-    /// Makes the image of a decision exist on disk.
-    pub(crate) fn ensure(
+    /// Makes the root of a decision exist on disk, for whom it was decided: a daemon's callers are
+    /// others than this process.
+    pub(crate) fn ensure_root(
         &self,
+        decision: &Decision,
+        progress: &dyn Progress,
+    ) -> Result<Image, Failure> {
+        let sandbox = &decision.plan.sandbox;
+        self.ensure(&asker(&sandbox.caller), &decision.manifest, sandbox.form, progress)
+    }
+
+    /// Makes the layers of an image that was looked up exist on disk.
+    pub(crate) fn ensure_layers(
+        &self,
+        manifest: &Manifest,
+        progress: &dyn Progress,
+    ) -> Result<Image, Failure> {
+        self.ensure(&self.asker, manifest, Form::Layers, progress)
+    }
+
+    fn ensure(
+        &self,
+        asker: &Asker,
         manifest: &Manifest,
         form: Form,
         progress: &dyn Progress,
     ) -> Result<Image, Failure> {
-        let access = self.access(&self.asker, progress);
-        ric_images::ensure(manifest, form, &access).map_err(|error| blame::pull(&error))
-    }
-
-    /// The same, for a caller who may be another than this process.
-    pub(crate) fn ensure_for(
-        &self,
-        caller: &Caller,
-        manifest: &Manifest,
-        form: Form,
-    ) -> Result<Image, Failure> {
-        let asker = asker(caller);
-        let access = self.access(&asker, &ric_images::Silent);
+        let access = self.access(asker, progress);
         ric_images::ensure(manifest, form, &access).map_err(|error| blame::pull(&error))
     }
 

@@ -4,6 +4,7 @@
 //! namespaces.
 
 mod access;
+mod beneath;
 mod build;
 mod convert;
 mod credentials;

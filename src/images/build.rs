@@ -11,8 +11,7 @@ use std::os::fd::AsFd;
 
 use ric_images::{
     Act, AddError, Below, BuildError, BuildRoom, CopyError, CopyFiles, CopySource, Digest, Draft,
-    Event, Form, Image, Manifest, Network, Origin, Pack, Reference, Run, Scratch, Store, Terms,
-    Workshop,
+    Event, Image, Manifest, Network, Origin, Pack, Reference, Run, Scratch, Store, Terms, Workshop,
 };
 use ric_runtime::{
     Actor, BuildStep, Caller, Container, IdMap, Outcome, Plan, Signals, Status, StepSettings,
@@ -149,7 +148,7 @@ impl Workshop for Shop<'_> {
     fn base(&mut self, reference: &Reference) -> Result<(Manifest, Image), Failure> {
         let reference = task::absolute(reference.clone())?;
         let manifest = self.session.look_up_base(&self.caller, &reference)?;
-        let image = self.session.ensure(&manifest, Form::Layers, &Bars::default())?;
+        let image = self.session.ensure_layers(&manifest, &Bars::default())?;
         Ok((manifest, image))
     }
 

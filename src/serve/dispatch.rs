@@ -430,9 +430,7 @@ fn start(
     opened: &Opened,
 ) -> Result<(Container, Worker), Failure> {
     let decision = &opened.decision;
-    let form = decision.plan.sandbox.form;
-    let caller = &decision.plan.sandbox.caller;
-    let image = session.ensure_for(caller, &decision.manifest, form)?;
+    let image = session.ensure_root(decision, &ric_images::Silent)?;
     let container = session.start(decision, &image, &opened.descriptors)?;
     let worker =
         container.start_worker(&decision.plan.work).map_err(|error| crate::blame::run(&error))?;

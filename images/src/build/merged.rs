@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use crate::beneath::open_beneath;
 use crate::layer::{is_opaque as is_marked_opaque, join, sorted_names, split};
 
 /// Links that are followed on one way (`MAXSYMLINKS`, path_resolution(7)).
@@ -240,10 +241,8 @@ fn open(tree: &OwnedFd, path: &[u8]) -> rustix::io::Result<OwnedFd> {
 }
 
 fn open_as(tree: &OwnedFd, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     let path = if path.is_empty() { b"." } else { path };
-    rustix::fs::openat2(tree, path, flags, Mode::empty(), resolve)
+    open_beneath(tree, path, flags | OFlags::NOFOLLOW, ResolveFlags::empty())
 }
 
 pub(super) fn is(stat: &Stat, kind: FileType) -> bool {

@@ -21,6 +21,7 @@ use super::header::Status;
 use super::name::{LayerPath, NAME_BYTES_MAX, WHITEOUT_PREFIX, check_length, join, split};
 use super::pax::Moment;
 use super::remove;
+use crate::beneath::open_beneath;
 
 /// Symbolic links on the way to one entry, as in the kernel (path_resolution(7)).
 const LINKS_MAX: usize = 40;
@@ -232,13 +233,9 @@ impl<'a> Tree<'a> {
 
     fn open_directory(&self, path: &[u8]) -> Result<OwnedFd, Fault> {
         let from_root: &[u8] = if path.is_empty() { b"." } else { path };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::IN_ROOT
-            | ResolveFlags::NO_MAGICLINKS
-            | ResolveFlags::NO_SYMLINKS
-            | ResolveFlags::NO_XDEV;
-        rustix::fs::openat2(self.root, from_root, flags, Mode::empty(), resolve)
-            .map_err(disk("openat2(2)", path))
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let links = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        open_beneath(self.root, from_root, flags, links).map_err(disk("openat2(2)", path))
     }
 
     /// Removes what is called `name` in `parent`, so that an entry can take its place.

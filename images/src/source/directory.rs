@@ -5,9 +5,10 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat};
 
 use super::{Files, SourceError};
+use crate::beneath::open_beneath;
 
 /// An opened directory. Every name is resolved below it.
 pub(super) struct Directory {
@@ -33,10 +34,9 @@ impl Files for Directory {
 
     fn open_file(&self, name: &str) -> Result<(Box<dyn Read + Send>, u64), SourceError> {
         // NONBLOCK: opening a FIFO without it waits for a writer for ever.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
         // Links may share blobs within the layout, but lead nowhere else.
-        let within = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        let file = match openat2(&self.fd, name, flags, Mode::empty(), within) {
+        let file = match open_beneath(&self.fd, name, flags, ResolveFlags::empty()) {
             Ok(fd) => File::from(fd),
             Err(rustix::io::Errno::NOENT) => {
                 return Err(SourceError::Missing {
