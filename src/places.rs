@@ -81,6 +81,12 @@ fn usual_docker(uid: u32, variable: impl Fn(&str) -> Option<OsString>) -> LocalD
     LocalDocker::new(host, sockets, folder)
 }
 
+/// The user's variable that holds the secret `name`.
+#[expect(clippy::disallowed_methods, reason = "a flag names the variable")]
+pub(crate) fn secret_variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
+
 /// What the environment says of proxies. Nothing is looked at.
 #[expect(clippy::disallowed_methods, reason = "libraries get what the environment says from here")]
 pub(crate) fn proxies() -> Proxies {

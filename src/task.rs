@@ -12,13 +12,14 @@ use std::path::{Component, Path, PathBuf};
 use ric_images::{Environment, Reference};
 use ric_runtime::{
     Actor, Arguments, Caller, Fresh, FunctionAsk, InputAsk, LimitWishes, MountAsk, OutputAsk,
-    PathFacts, PathKind, Preload, Task, WorkAsk,
+    PathFacts, PathKind, Preload, SECRET_BYTES_MAX, SecretAsk, Task, WorkAsk,
 };
 use rustix::fs::{FileType, Mode, OFlags};
 use serde_json::Value;
 
-use crate::args::{CallArgs, Input, Keyword, MountPoint, SandboxArgs};
+use crate::args::{CallArgs, Input, Keyword, MountPoint, SandboxArgs, Secret};
 use crate::failure::Failure;
+use crate::places;
 
 /// Most bytes of a function's source file. Sources are typed by people; more is a mistaken file
 /// name, and it would travel whole into the sandbox.
@@ -73,6 +74,8 @@ fn build(args: SandboxArgs, work: WorkAsk, terminal: bool) -> Result<(Task, Desc
     let mounts = mounts.collect::<Result<_, _>>()?;
     let inputs = args.input.into_iter().map(|input| open_input(input, &mut descriptors));
     let inputs = inputs.collect::<Result<_, _>>()?;
+    let secrets = args.secret.into_iter().map(|secret| hold_secret(secret, &mut descriptors));
+    let secrets = secrets.collect::<Result<_, _>>()?;
     let outputs = args.output.into_iter();
     let outputs = outputs.map(|output| OutputAsk { name: output.name, target: output.target });
     let task = Task {
@@ -93,6 +96,7 @@ fn build(args: SandboxArgs, work: WorkAsk, terminal: bool) -> Result<(Task, Desc
         path_first: args.path_first,
         variables: args.variable.into_iter().map(|v| (v.name, v.value)).collect(),
         inputs,
+        secrets,
         outputs: outputs.collect(),
         fresh: args.fresh.unwrap_or(Fresh::Container),
         tenant: None,
@@ -107,14 +111,6 @@ fn refuse_unknown_wishes(args: &SandboxArgs) -> Result<(), Failure> {
         return Err(Failure::refused(Actor::User, format!("cannot grant the device {device}"))
             .cause("this version has no policy for devices, so none is allowed")
             .hint("drop `--device`; every sandbox has null, zero, full, random, urandom and tty"));
-    }
-    if let Some(secret) = args.secret.first() {
-        return Err(Failure::refused(
-            Actor::User,
-            format!("cannot hand over the secret `{secret}`"),
-        )
-        .cause("this version has no secrets")
-        .hint("a file with tight permissions and `--input PATH` keeps it out of process lists"));
     }
     Ok(())
 }
@@ -146,6 +142,44 @@ fn open_input(input: Input, descriptors: &mut Descriptors) -> Result<InputAsk, F
     let descriptor = descriptors.len();
     descriptors.push(fd);
     Ok(InputAsk { source, descriptor, name: input.name })
+}
+
+/// Reads a secret into sealed memory, which is all that knows it from then on.
+fn hold_secret(secret: Secret, descriptors: &mut Descriptors) -> Result<SecretAsk, Failure> {
+    let Secret { name, source } = secret;
+    let fault = || Failure::new(Actor::User, format!("cannot read the secret {name}"));
+    let content = match &source {
+        Some(path) => read_whole(path).map_err(|error| fault().because(&error))?,
+        None => places::secret_variable(&name).map(OsString::into_vec).ok_or_else(|| {
+            fault()
+                .cause(format!("you have no variable {name}"))
+                .hint(format!("set it, or say `--secret {name}=PATH`"))
+        })?,
+    };
+    if content.len() as u64 > SECRET_BYTES_MAX {
+        return Err(fault()
+            .cause(format!("it has more than {SECRET_BYTES_MAX} bytes"))
+            .hint("`--input PATH` and `--mount SRC:DST` hand larger files over"));
+    }
+    let sealed = ric_runtime::memory_file().and_then(|mut memory| {
+        io::Write::write_all(&mut memory, &content)?;
+        ric_runtime::seal_memory(memory)
+    });
+    let sealed = sealed.map_err(|error| {
+        Failure::new(Actor::Host, format!("cannot hold the secret {name}")).because(&error)
+    })?;
+    let descriptor = descriptors.len();
+    descriptors.push(sealed);
+    Ok(SecretAsk { name, descriptor })
+}
+
+/// What is behind `path`, a pipe too, but not more than a secret may have and one byte.
+fn read_whole(path: &Path) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    File::from(open(path, OFlags::RDONLY | OFlags::NOCTTY)?)
+        .take(SECRET_BYTES_MAX + 1)
+        .read_to_end(&mut content)?;
+    Ok(content)
 }
 
 /// The whole content of `path`, which has to be a regular file of at most `bytes_max` bytes. `kind`

@@ -56,8 +56,9 @@ impl Daemon {
         let Some(mut client) = connect(sockets, *named)? else { return Ok(None) };
         let WorkAsk::Call(function) = &task.work else { return Ok(None) };
         let ask = open_ask(task);
-        let mounts: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-        let pool = match client.open(&ask, &mounts).map_err(|error| broken(&error))? {
+        // Of mounts, then of secrets: a call in a daemon has nothing else.
+        let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+        let pool = match client.open(&ask, &descriptors).map_err(|error| broken(&error))? {
             Ok(pool) => pool,
             Err(ended) => return Err(not_opened(&task.image.to_string(), ended)),
         };
@@ -180,6 +181,7 @@ fn open_ask(task: &Task) -> Value {
         "path_first": task.path_first,
         "tenant": task.tenant,
         "mounts": mounts,
+        "secrets": task.secrets.iter().map(|secret| &secret.name).collect::<Vec<_>>(),
     })
 }
 

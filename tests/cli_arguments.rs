@@ -147,14 +147,12 @@ fn says_that_no_environment_is_known() {
     check(&["run", "--env", "numpy", "true"], &known);
 }
 
-/// These are wishes, not mistakes: they are refused, as policy refuses.
+/// It is a wish, not a mistake: it is refused, as policy refuses.
 #[test]
-fn refuses_devices_and_secrets() {
-    for flags in [["--device", "/dev/fuse"], ["--secret", "token"]] {
-        let output = cli(&["run", flags[0], flags[1], "true"]);
-        assert_eq!(output.status.code(), Some(122), "{output:?}");
-        assert!(String::from_utf8_lossy(&output.stderr).contains(flags[1]), "{output:?}");
-    }
+fn refuses_devices() {
+    let output = cli(&["run", "--device", "/dev/fuse", "true"]);
+    assert_eq!(output.status.code(), Some(122), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/dev/fuse"), "{output:?}");
 }
 
 #[test]

@@ -63,7 +63,8 @@ class Executor(concurrent.futures.Executor):
 
     ``submit`` never waits: what the daemon does not have yet is kept in this process. Further
     keywords (``engine``, ``network``, ``user``, ``workdir``, ``interpreter``, ``tenant``) are the
-    command line's flags. Raises ``NoDaemon`` and ``Refused`` before anything is submitted.
+    command line's flags; ``secrets``, a dict of names and text or bytes, appear as files in
+    ``/run/secrets``. Raises ``NoDaemon`` and ``Refused`` before anything is submitted.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Executor(concurrent.futures.Executor):
         results: str = "pickle",
         output: Union[str, Output] = "print",
         busy: str = "wait",
-        **further: Optional[str],
+        **further: Any,
     ) -> None:
         if busy not in ("wait", "raise"):
             raise ValueError(f"busy={busy!r} is neither 'wait' nor 'raise'")

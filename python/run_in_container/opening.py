@@ -14,6 +14,8 @@ from typing import (
     Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union,
 )
 
+from .memory import seal
+
 #: A name, the path of an environment file, or what such a file would say.
 Environment = Union[str, "os.PathLike[str]", Mapping[str, Any]]
 
@@ -44,7 +46,10 @@ class Mount(NamedTuple):
 
 
 class Opening:
-    """The metadata of an OPEN, and the descriptors of its mounts. Close it after sending."""
+    """The metadata of an OPEN, and the descriptors of its mounts and secrets.
+
+    Close it after sending.
+    """
 
     def __init__(
         self,
@@ -62,6 +67,7 @@ class Opening:
         workdir: Optional[str] = None,
         interpreter: Optional[str] = None,
         tenant: Optional[str] = None,
+        secrets: Optional[Mapping[str, Union[str, bytes]]] = None,
     ) -> None:
         """Raises ``ValueError`` for what cannot be meant, ``OSError`` for a mount that is not
         there."""
@@ -91,10 +97,12 @@ class Opening:
             fields["containers_most"] = max_workers
         if mounts:
             fields["mounts"] = self._open_mounts(mounts)
+        if secrets:
+            fields["secrets"] = self._hold_secrets(secrets)
         self.metadata = json.dumps(fields).encode()
 
     def close(self) -> None:
-        """Closes the mounts' descriptors. Idempotent."""
+        """Closes the descriptors of mounts and secrets. Idempotent."""
         while self.descriptors:
             os.close(self.descriptors.pop())
 
@@ -116,6 +124,21 @@ class Opening:
             self.close()
             raise
         return fields
+
+
+    def _hold_secrets(self, secrets: Mapping[str, Union[str, bytes]]) -> List[str]:
+        """Puts secrets into sealed memory: only descriptors of it travel, after those of mounts."""
+        try:
+            for name, value in secrets.items():
+                content = value.encode() if isinstance(value, str) else bytes(value)
+                memory = seal([content])
+                if memory is None:
+                    raise OSError(f"the kernel gives no memory for the secret {name}")
+                self.descriptors.append(memory)
+        except BaseException:
+            self.close()
+            raise
+        return list(secrets)
 
 
 def parse_limits(limits: Mapping[str, Any]) -> Dict[str, int]:

@@ -54,6 +54,17 @@ class Wishes(unittest.TestCase):
             ], said["environments"])
         self.assertEqual([{"name": "numpy"}], fields(environment="numpy")["environments"])
 
+    def test_secrets_travel_as_sealed_memory_behind_the_mounts(self):
+        opening = Opening(mounts=["/usr:/data"], secrets={"token": "t0p", "key": b"\0k"})
+        self.addCleanup(opening.close)
+        self.assertEqual(["token", "key"], json.loads(opening.metadata)["secrets"])
+        self.assertNotIn(b"t0p", opening.metadata)
+        self.assertEqual(3, len(opening.descriptors))
+        held = [os.pread(descriptor, 9, 0) for descriptor in opening.descriptors[1:]]
+        self.assertEqual([b"t0p", b"\0k"], held)
+        with self.assertRaises(OSError):
+            os.pwrite(opening.descriptors[1], b"x", 0)
+
     def test_flags_keep_their_names(self):
         said = fields(image="host:", fresh="container", engine="native", max_workers=3, tenant="t")
         self.assertEqual({

@@ -14,6 +14,7 @@ struct Run {
     arguments: u32,
     variables: u32,
     inputs: u32,
+    secrets: u32,
     rows: u32,
     columns: u32,
     pointers_at: usize,
@@ -32,7 +33,8 @@ impl Run {
         for (word, four) in words.iter_mut().zip(memory.chunks_exact(4)) {
             *word = u32::from_le_bytes([four[0], four[1], four[2], four[3]]);
         }
-        let [flags, programs, arguments, variables, inputs, rows, columns, pointers_at] = words;
+        let [flags, programs, arguments, variables, inputs, secrets, rows, columns, pointers_at] =
+            words;
         let pointers_at = pointers_at as usize;
         Ok(Run {
             memory,
@@ -41,6 +43,7 @@ impl Run {
             arguments,
             variables,
             inputs,
+            secrets,
             rows,
             columns,
             pointers_at,
@@ -124,12 +127,19 @@ fn become_program(start: &mut Start) -> ! {
     let places = places(run);
     let worker = run.has(RUN_WORKER) as usize;
     let mut at = places.inputs;
-    for input in 0..run.inputs as usize {
-        let (name, next) = string_at(run.memory, at);
-        if let Err(errno) = copy_input(name, message.fds[4 + worker + input]) {
-            fail(control, STAGE_INPUT, errno, input as u64);
+    let mut fds = message.fds[4 + worker..].iter();
+    for (count, directory, mode, stage) in [
+        (run.inputs, c"/task", 0o444, STAGE_INPUT),
+        (run.secrets, c"/run/secrets", 0o400, STAGE_SECRET),
+    ] {
+        for which in 0..count {
+            let (name, next) = string_at(run.memory, at);
+            let from = *fds.next().unwrap_or(&-1);
+            if let Err(errno) = copy_in(from, directory, name, mode) {
+                fail(control, stage, errno, which.into());
+            }
+            at = next;
         }
-        at = next;
     }
     sys::setsid();
     let mut streams = [message.fds[1], message.fds[2], message.fds[3]];
@@ -163,15 +173,15 @@ fn enter_workdir(path: &CStr) -> sys::Result<()> {
     if now[0] == b'/' { Ok(()) } else { Err(sys::EACCES) }
 }
 
-/// Copies what comes through `pipe` into a new file of `/task` that is read-only.
-fn copy_input(name: &CStr, pipe: i32) -> sys::Result<()> {
-    let task = sys::open(c"/task", sys::O_PATH | sys::O_DIRECTORY)?;
+/// Copies all that `from` gives into a new file of a directory of the sandbox's own.
+fn copy_in(from: i32, directory: &CStr, name: &CStr, mode: u32) -> sys::Result<()> {
+    let place = sys::open(directory, sys::O_PATH | sys::O_DIRECTORY)?;
     let flags = sys::O_WRONLY | sys::O_CREAT | sys::O_EXCL | sys::O_NOFOLLOW;
-    let file = sys::open_at(task, name, flags, 0o444, sys::RESOLVE_BENEATH)?;
-    sys::close(task);
+    let file = sys::open_at(place, name, flags, mode, sys::RESOLVE_BENEATH)?;
+    sys::close(place);
     let buffer = sys::map(-1, 64 * 1024)?;
     loop {
-        let bytes = match sys::read(pipe, buffer) {
+        let bytes = match sys::read(from, buffer) {
             Err(sys::EINTR) => continue,
             read => read?,
         };
@@ -185,7 +195,7 @@ fn copy_input(name: &CStr, pipe: i32) -> sys::Result<()> {
     }
     sys::unmap(buffer);
     sys::close(file);
-    sys::close(pipe);
+    sys::close(from);
     Ok(())
 }
 

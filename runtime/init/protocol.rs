@@ -23,7 +23,7 @@ pub const MAPPED: u64 = 2;
 /// Owner to monitor: end the container now.
 pub const KILL: u64 = 3;
 /// Owner to init: `[run bytes]`, descriptors: run, standard input, output, error, worker socket if
-/// [`RUN_WORKER`], then one pipe per input.
+/// [`RUN_WORKER`], then one pipe per input, then one memory file per secret.
 pub const RUN: u64 = 4;
 /// Owner to init: `[signal]` for the process group of the task.
 pub const SIGNAL: u64 = 5;
@@ -67,6 +67,8 @@ pub const LEFT_SYSTEM_V: u64 = 3;
 
 /// [`NOT_STARTED`]: copying an input; the number after `exists` is which.
 pub const STAGE_INPUT: u64 = 1;
+/// [`NOT_STARTED`]: copying a secret; the number after `exists` is which.
+pub const STAGE_SECRET: u64 = 6;
 /// [`NOT_STARTED`]: making the terminal.
 pub const STAGE_TERMINAL: u64 = 2;
 /// [`NOT_STARTED`]: entering the working directory.
@@ -81,9 +83,9 @@ pub const RUN_TERMINAL: u32 = 1;
 /// The run's flag: a worker socket is among the descriptors.
 pub const RUN_WORKER: u32 = 2;
 
-/// Words (u32) at the head of a run: flags, programs, arguments, variables, inputs, rows, columns,
-/// bytes before the pointer area.
-pub const RUN_HEAD_WORDS: usize = 8;
+/// Words (u32) at the head of a run: flags, programs, arguments, variables, inputs, secrets, rows,
+/// columns, bytes before the pointer area.
+pub const RUN_HEAD_WORDS: usize = 9;
 
 /// Words (u64) at the head of a step: operation, bytes of the whole step, four numbers, and the
 /// byte counts of its three texts, which follow, each ended by a zero byte that is counted.

@@ -199,7 +199,7 @@ impl Client {
         task
     }
 
-    /// Asks for what calls need (OPEN of `docs/protocol.md`); `mounts` are the descriptors that
+    /// Asks for what calls need (OPEN of `docs/protocol.md`); `descriptors` are those that
     /// `ask` names. `Err` inside: it is refused, or cannot be had.
     ///
     /// # Errors
@@ -208,10 +208,10 @@ impl Client {
     pub fn open(
         &mut self,
         ask: &serde_json::Value,
-        mounts: &[BorrowedFd<'_>],
+        descriptors: &[BorrowedFd<'_>],
     ) -> Result<Result<Pool, Ended>, ClientError> {
         let task = self.next_task();
-        let descriptors = mounts.iter().map(|fd| fd.try_clone_to_owned());
+        let descriptors = descriptors.iter().map(|fd| fd.try_clone_to_owned());
         let descriptors = descriptors.collect::<io::Result<Vec<_>>>();
         let descriptors = descriptors.map_err(|error| ClientError::Wire(WireError::Io(error)))?;
         self.writer.push_with(Kind::Open, task, ask.to_string().as_bytes(), descriptors);

@@ -38,7 +38,7 @@ pub use doctor::{Finding, doctor};
 pub use exchange::{
     Answer, Assembler, Declined, ERROR_BYTES_MAX, Exchange, ExchangeError, Interpreter, Raised,
     Reason, Received, Side, WORKER, WORKER_FD, WORKER_FLAGS, WORKER_RARE, WORKER_WARM, Wanted,
-    memory_file, seal_memory,
+    digest_of_sealed, memory_file, seal_memory,
 };
 pub use frame::{
     Carriage, DESCRIPTOR_BYTES_MIN, FrameError, HEADER_BYTES, Header, Kind, MAGIC,
@@ -66,7 +66,7 @@ pub use sandbox::{
 };
 pub use task::{
     Argument, Arguments, Caller, FunctionAsk, InputAsk, MountAsk, OutputAsk, PathFacts, PathKind,
-    Preload, Task, UserChoice, WorkAsk,
+    Preload, SECRET_BYTES_MAX, SecretAsk, Task, UserChoice, WorkAsk,
 };
 pub use usage::{CgroupLoad, CgroupUsage};
 pub use work::{Bounds, Call, Program, Work};

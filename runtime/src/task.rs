@@ -48,6 +48,9 @@ pub struct Task {
     /// Files to appear in `/task`, read-only.
     #[serde(default)]
     pub inputs: Vec<InputAsk>,
+    /// Secrets to appear in `/run/secrets`.
+    #[serde(default)]
+    pub secrets: Vec<SecretAsk>,
     /// Files of `/task` to be copied out.
     #[serde(default)]
     pub outputs: Vec<OutputAsk>,
@@ -78,6 +81,7 @@ impl Task {
             path_first: Vec::new(),
             variables: BTreeMap::new(),
             inputs: Vec::new(),
+            secrets: Vec::new(),
             outputs: Vec::new(),
             fresh: Fresh::Container,
             tenant: None,
@@ -230,6 +234,19 @@ pub struct InputAsk {
     pub descriptor: usize,
     /// Name in `/task`, without slashes.
     pub name: String,
+}
+
+/// Most bytes of one secret.
+pub const SECRET_BYTES_MAX: u64 = 512 << 10;
+
+/// A secret that shall appear in `/run/secrets`. What it is stands nowhere but in the memory file
+/// behind its descriptor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretAsk {
+    /// Name in `/run/secrets`, without slashes.
+    pub name: String,
+    /// Index of the memory file in the list of descriptors that travels beside the task.
+    pub descriptor: usize,
 }
 
 /// A file of `/task` that shall be copied out.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::{Arguments, InputAsk, OutputAsk, Preload};
+use crate::{Arguments, InputAsk, OutputAsk, Preload, SecretAsk};
 
 /// The decision about one task in a container.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -19,6 +19,9 @@ pub struct Work {
     pub deadline: Option<Duration>,
     /// Files to appear in `/task`.
     pub inputs: Vec<InputAsk>,
+    /// Secrets to appear in `/run/secrets`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretAsk>,
     /// Files of `/task` to be copied out.
     pub outputs: Vec<OutputAsk>,
     /// Give it a terminal of its own.

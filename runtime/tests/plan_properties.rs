@@ -255,6 +255,7 @@ mod properties {
                     path_first: Vec::new(),
                     variables,
                     inputs: files.0.into_iter().map(input).collect(),
+                    secrets: Vec::new(),
                     outputs: files.1.into_iter().map(output).collect(),
                     fresh: Fresh::Container,
                     tenant,

@@ -8,7 +8,7 @@ use ric_images::{EnvironmentName, Reference};
 use ric_policies::{EngineName, Network};
 use ric_runtime::{Fresh, UserChoice};
 
-use super::values::{self, Input, MountPoint, Output, Variable};
+use super::values::{self, Input, MountPoint, Output, Secret, Variable};
 
 /// Flags of a sandbox. Each one that is given is enforced or refused, never dropped.
 #[derive(Debug, clap::Args)]
@@ -102,9 +102,16 @@ pub(crate) struct SandboxArgs {
     #[arg(long, value_name = "NAME=VALUE", value_parser = values::parse_variable)]
     pub variable: Vec<Variable>,
 
-    /// Hand the task a secret (refused: this version knows none)
-    #[arg(long, value_name = "NAME")]
-    pub secret: Vec<String>,
+    /// Hand the task a secret as the file /run/secrets/NAME: what PATH holds, or without it your
+    /// variable NAME
+    ///
+    /// It is in no log, no list of processes, on no disk, and in no outcome. PATH may be a pipe.
+    #[arg(
+        long,
+        value_name = "NAME[=PATH]",
+        value_parser = OsStringValueParser::new().try_map(values::parse_secret)
+    )]
+    pub secret: Vec<Secret>,
 
     /// Show a file in /task, read-only, under NAME or its own name; its SHA-256 is in the outcome
     #[arg(

@@ -43,6 +43,15 @@ pub(crate) struct Input {
     pub name: String,
 }
 
+/// `--secret NAME[=PATH]`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Secret {
+    /// In `/run/secrets`.
+    pub name: String,
+    /// Outside; `None`: the variable of that name.
+    pub source: Option<PathBuf>,
+}
+
 /// `--output NAME=PATH`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Output {
@@ -258,6 +267,18 @@ pub(super) fn parse_input(text: OsString) -> Result<Input, Problem> {
         return Err("it names no file; expected PATH[=NAME], such as data.csv=input.csv".into());
     }
     Ok(Input { source, name })
+}
+
+pub(super) fn parse_secret(text: OsString) -> Result<Secret, Problem> {
+    let bytes = text.as_bytes();
+    let (name, source) = match bytes.iter().position(|byte| *byte == b'=') {
+        Some(at) => (&bytes[..at], Some(PathBuf::from(OsStr::from_bytes(&bytes[at + 1..])))),
+        None => (bytes, None),
+    };
+    if source.as_ref().is_some_and(|source| source.as_os_str().is_empty()) {
+        return Err("it names no file; expected NAME[=PATH], such as token=/root/token".into());
+    }
+    Ok(Secret { name: file_name(name)?, source })
 }
 
 pub(super) fn parse_output(text: OsString) -> Result<Output, Problem> {

@@ -21,8 +21,8 @@ pub(super) type HandleId = u64;
 
 /// Most bytes of MODULES, which travel with OPEN.
 const MODULES_BYTES_MAX: u64 = 16 << 20;
-/// Most mounts of one OPEN.
-const MOUNTS_MAX: usize = 64;
+/// Most descriptors of one OPEN: mounts and secrets.
+const DESCRIPTORS_MAX: usize = 64;
 /// Functions that are kept for a connection; the least recently sent goes first.
 const FUNCTIONS_MAX: usize = 256;
 /// Bytes that may wait to be read by a client before no more is read from it, nor of what its
@@ -154,9 +154,9 @@ impl Terms for FromClients {
         if header.kind != Kind::Open {
             return Ok(0);
         }
-        let count = OpenAsk::count_mounts(metadata);
-        if count > MOUNTS_MAX {
-            return Err(WireError::Breach("sent more mounts than one OPEN may have"));
+        let count = OpenAsk::count_descriptors(metadata);
+        if count > DESCRIPTORS_MAX {
+            return Err(WireError::Breach("sent more mounts and secrets than one OPEN may have"));
         }
         Ok(count)
     }

@@ -432,7 +432,7 @@ fn start(
     let decision = &opened.decision;
     let image = session.ensure_root(decision, &ric_images::Silent)?;
     let container = session.start(decision, &image, &opened.descriptors)?;
-    let worker =
-        container.start_worker(&decision.plan.work).map_err(|error| crate::blame::run(&error))?;
+    let worker = container.start_worker(&decision.plan.work, &opened.descriptors);
+    let worker = worker.map_err(|error| crate::blame::run(&error))?;
     Ok((container, worker))
 }

@@ -13,8 +13,8 @@ use std::time::Duration;
 use ric_images::{Environment, EnvironmentName, Reference};
 use ric_policies::{Access, EngineName, Network};
 use ric_runtime::{
-    Actor, Arguments, Caller, Fresh, FunctionAsk, Host, LimitWishes, MountAsk, Preload, Task,
-    UserChoice, WorkAsk,
+    Actor, Arguments, Caller, Fresh, FunctionAsk, Host, LimitWishes, MountAsk, Preload,
+    SECRET_BYTES_MAX, SecretAsk, Sha256Digest, Task, UserChoice, WorkAsk,
 };
 use serde::Deserialize;
 
@@ -45,6 +45,7 @@ pub(super) struct OpenAsk {
     path_first: Vec<PathBuf>,
     tenant: Option<String>,
     mounts: Vec<MountWish>,
+    secrets: Vec<String>,
     pub(super) containers_most: Option<usize>,
 }
 
@@ -76,14 +77,17 @@ struct MountWish {
 impl OpenAsk {
     /// How many descriptors travel with this metadata; 0 if it is not what it should be, which is
     /// told when it is read.
-    pub(super) fn count_mounts(metadata: &[u8]) -> usize {
+    pub(super) fn count_descriptors(metadata: &[u8]) -> usize {
         #[derive(Default, Deserialize)]
         #[serde(default)]
         struct Counted<'a> {
             #[serde(borrow)]
             mounts: Vec<BTreeMap<Cow<'a, str>, serde_json::Value>>,
+            #[serde(borrow)]
+            secrets: Vec<Cow<'a, str>>,
         }
-        serde_json::from_slice::<Counted<'_>>(metadata).map_or(0, |counted| counted.mounts.len())
+        let count = |counted: Counted<'_>| counted.mounts.len() + counted.secrets.len();
+        serde_json::from_slice::<Counted<'_>>(metadata).map_or(0, count)
     }
 
     pub(super) fn parse(metadata: &[u8]) -> Result<OpenAsk, Failure> {
@@ -103,8 +107,10 @@ pub(super) struct Opened {
     host: Arc<Host>,
     pub(super) decision: Decision,
     pub(super) fresh: Fresh,
-    /// The caller's, for mounts.
+    /// The caller's, for mounts and secrets.
     pub(super) descriptors: Arc<Descriptors>,
+    /// Digests of the secrets. They leave the daemon by no way.
+    pub(super) secrets: Vec<Sha256Digest>,
     pub(super) containers_most: usize,
 }
 
@@ -126,13 +132,18 @@ pub(super) fn open(
     descriptors: Vec<OwnedFd>,
 ) -> Result<Opened, Failure> {
     let containers_most = ask.containers_most.unwrap_or_else(processors).clamp(1, CONTAINERS_MAX);
-    let (task, descriptors) = task(session, &asker.caller, asker.own, ask, descriptors)?;
+    let (task, descriptors, secrets) = task(session, &asker.caller, asker.own, ask, descriptors)?;
+    if task.fresh == Fresh::Process && !task.secrets.is_empty() {
+        return Err(Failure::new(Actor::User, "cannot hand secrets to a container of many tasks")
+            .cause("a task could change what the next one finds in /run/secrets")
+            .hint("`fresh: container` gives each task secrets of its own"));
+    }
     if !asker.own {
         refuse_private_files(&task.image)?;
     }
     let (decision, fresh) = (session.decide_on(&task, &asker.host)?, task.fresh);
     let (descriptors, host) = (Arc::new(descriptors), asker.host);
-    Ok(Opened { task, host, decision, fresh, descriptors, containers_most })
+    Ok(Opened { task, host, decision, fresh, descriptors, secrets, containers_most })
 }
 
 /// Decides the same under another policy.
@@ -143,6 +154,7 @@ pub(super) fn again(session: &Session, opened: &Opened) -> Result<Opened, Failur
         decision: session.decide_on(&opened.task, &opened.host)?,
         fresh: opened.fresh,
         descriptors: Arc::clone(&opened.descriptors),
+        secrets: opened.secrets.clone(),
         containers_most: opened.containers_most,
     })
 }
@@ -157,7 +169,7 @@ fn task(
     own: bool,
     ask: OpenAsk,
     mut descriptors: Vec<OwnedFd>,
-) -> Result<(Task, Descriptors), Failure> {
+) -> Result<(Task, Descriptors, Vec<Sha256Digest>), Failure> {
     let mut args = sandbox_args(&ask)?;
     let mut preload = ask.preload.unwrap_or_default();
     let mut interpreter = ask.interpreter;
@@ -176,6 +188,7 @@ fn task(
     for (at, mount) in ask.mounts.into_iter().enumerate() {
         mounts.push(received_mount(mount, at, &descriptors)?);
     }
+    let (secrets, secret_digests) = received_secrets(ask.secrets, mounts.len(), &descriptors)?;
     for mount in std::mem::take(&mut args.mount) {
         if !own {
             return Err(Failure::new(
@@ -211,9 +224,10 @@ fn task(
         variables: args.variable.into_iter().map(|v| (v.name, v.value)).collect(),
         fresh: args.fresh.unwrap_or(Fresh::Container),
         tenant: ask.tenant,
+        secrets,
         ..Task::new(caller.clone(), args.image, WorkAsk::Call(function))
     };
-    Ok((task, descriptors))
+    Ok((task, descriptors, secret_digests))
 }
 
 /// What is asked for, as if it had been typed.
@@ -356,6 +370,25 @@ fn received_mount(
     Ok(MountAsk { source, descriptor: at, target: wish.target, access: wish.access })
 }
 
+/// Secrets whose memory the client sent, after its mounts, and their digests, by which containers
+/// are kept apart. Sealed memory stays what it is, whoever else holds it.
+fn received_secrets(
+    names: Vec<String>,
+    mounts: usize,
+    descriptors: &[OwnedFd],
+) -> Result<(Vec<SecretAsk>, Vec<Sha256Digest>), Failure> {
+    let receive = |(at, name): (usize, String)| {
+        let attempt = || Failure::new(Actor::User, format!("cannot take the secret {name:?}"));
+        let descriptor = mounts + at;
+        let memory = descriptors.get(descriptor);
+        let memory = memory.ok_or_else(|| attempt().cause("no descriptor came along"))?;
+        let digest = ric_runtime::digest_of_sealed(memory, SECRET_BYTES_MAX)
+            .map_err(|why| attempt().cause(format!("the client {why}")))?;
+        Ok((SecretAsk { name, descriptor }, digest))
+    };
+    names.into_iter().enumerate().map(receive).collect()
+}
+
 /// Whether the mount of a descriptor is one of this process's own namespace, so that its path is
 /// what policy believes it to be.
 fn is_mounted_here(fd: &OwnedFd) -> bool {
@@ -381,11 +414,12 @@ mod tests {
     }
 
     #[test]
-    fn counts_the_mounts_that_bring_descriptors() {
+    fn counts_what_brings_descriptors() {
         let two = br#"{"mounts":[{"asked":"/a","target":"/b"},{}],"image":"host:"}"#;
-        assert_eq!(OpenAsk::count_mounts(two), 2);
-        assert_eq!(OpenAsk::count_mounts(b"{}"), 0);
-        assert_eq!(OpenAsk::count_mounts(b"[1"), 0);
+        assert_eq!(OpenAsk::count_descriptors(two), 2);
+        assert_eq!(OpenAsk::count_descriptors(br#"{"mounts":[{}],"secrets":["a","b"]}"#), 3);
+        assert_eq!(OpenAsk::count_descriptors(b"{}"), 0);
+        assert_eq!(OpenAsk::count_descriptors(b"[1"), 0);
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub(super) struct PoolKey {
     preload: Vec<String>,
     fresh: Fresh,
     modules: Option<Sha256Digest>,
+    secrets: Vec<Sha256Digest>,
 }
 
 /// What a task found when it came.
@@ -61,6 +62,7 @@ impl PoolKey {
             preload,
             fresh: opened.fresh,
             modules,
+            secrets: opened.secrets.clone(),
         }
     }
 }

@@ -119,7 +119,7 @@ fn start(store: PathBuf, fork: bool) -> Result<(Container, Worker), Failure> {
     let plan = ric_runtime::plan(&task, &manifest, &policy, &host)?;
     let image = ensure(&manifest, plan.sandbox.form, &access)?;
     let container = Container::start(&plan.sandbox, &image, &store, &[])?;
-    let worker = container.start_worker(&plan.work)?;
+    let worker = container.start_worker(&plan.work, &[])?;
     Ok((container, worker))
 }
 

@@ -103,14 +103,15 @@ impl fmt::Display for Leftover {
 }
 
 impl Container {
-    /// Starts the worker of `work`, which is a call, and does not wait for it.
+    /// Starts the worker of `work`, which is a call, and does not wait for it. `descriptors` are
+    /// those that its secrets name.
     ///
     /// Its first sign of life is its HELLO on the stream, or [`Event::NotStarted`]. A container has
     /// one program at a time.
     ///
     /// # Errors
     /// [`RunError`]; among others for inputs, which a worker of many calls has none of.
-    pub fn start_worker(&self, work: &Work) -> Result<Worker, RunError> {
+    pub fn start_worker(&self, work: &Work, descriptors: &[OwnedFd]) -> Result<Worker, RunError> {
         if !work.inputs.is_empty() {
             return Err(RunError::TooManyInputs { count: work.inputs.len(), max: 0 });
         }
@@ -120,7 +121,9 @@ impl Container {
         let (stream, theirs) = UnixStream::pair().map_err(failed())?;
         stream.set_nonblocking(true).map_err(failed())?;
         let null = streams::null().map_err(failed())?;
-        self.hand_over(protocol::RUN, work, None, &[null, out, err, theirs.into()])?;
+        let mut travelling = vec![null, out, err, theirs.into()];
+        travelling.extend(super::files::open_secrets(work, descriptors)?);
+        self.hand_over(protocol::RUN, work, None, &travelling)?;
         Ok(Worker { stream, stdout, stderr })
     }
 
@@ -206,7 +209,7 @@ impl Container {
     }
 
     /// Hands `work` to init: descriptors 0, 1, 2, the worker's connection if it is a call, then one
-    /// pipe for each input.
+    /// pipe for each input and one memory file for each secret.
     pub(super) fn hand_over(
         &self,
         kind: u64,

@@ -244,7 +244,7 @@ fn raised_text(raised: Raised) -> String {
 /// Says which part of starting the program failed, with what was asked for.
 pub(super) fn not_started(work: &Work, failure: NotStarted) -> Ending {
     let why = io::Error::from_raw_os_error(failure.errno);
-    let input = usize::try_from(failure.more).ok().and_then(|at| work.inputs.get(at));
+    let which = usize::try_from(failure.more).unwrap_or(usize::MAX);
     match failure.stage {
         protocol::STAGE_EXEC => not_executed(&work.program, failure, &why),
         protocol::STAGE_WORKDIR => {
@@ -252,8 +252,13 @@ pub(super) fn not_started(work: &Work, failure: NotStarted) -> Ending {
             Ending::new(Status::Error, OURS, text)
         }
         protocol::STAGE_INPUT => {
-            let name = input.map_or("", |input| input.name.as_str());
+            let name = work.inputs.get(which).map_or("", |input| input.name.as_str());
             Ending::new(Status::Error, OURS, format!("cannot write the input /task/{name}: {why}"))
+        }
+        protocol::STAGE_SECRET => {
+            let name = work.secrets.get(which).map_or("", |secret| secret.name.as_str());
+            let text = format!("cannot write the secret /run/secrets/{name}: {why}");
+            Ending::new(Status::Error, OURS, text)
         }
         protocol::STAGE_TERMINAL => {
             Ending::new(Status::Error, OURS, format!("cannot make a terminal: {why}"))

@@ -2,17 +2,34 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use sha2::{Digest as _, Sha256};
 
+use super::run::{RunError, attend};
 use crate::frame::hex;
+use crate::{SecretAsk, Work};
 
 /// Bytes moved at a time: what a pipe holds.
 const CHUNK_BYTES: usize = 64 * 1024;
+
+/// The memory files of a task's secrets, each from its beginning: whoever has a copy of a
+/// descriptor moves its place too, and more than one container may get the same secret.
+pub(super) fn open_secrets(work: &Work, descriptors: &[OwnedFd]) -> Result<Vec<OwnedFd>, RunError> {
+    let open = |secret: &SecretAsk| {
+        let missing = || io::Error::other("its descriptor did not come along");
+        let memory = descriptors.get(secret.descriptor).ok_or_else(missing)?;
+        let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
+        Ok(OwnedFd::from(File::open(path)?))
+    };
+    let opened = work.secrets.iter().map(|secret| {
+        open(secret).map_err(attend(format!("hand over the secret {}", secret.name)))
+    });
+    opened.collect()
+}
 
 /// One input on its way into the sandbox. What is hashed is what is delivered, whatever happens to
 /// the file meanwhile.

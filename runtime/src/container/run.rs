@@ -156,8 +156,9 @@ impl Container {
         descriptors: &[OwnedFd],
     ) -> Result<Session<'a>, RunError> {
         let max = protocol::DESCRIPTORS_MAX - 5;
-        if work.inputs.len() > max {
-            return Err(RunError::TooManyInputs { count: work.inputs.len(), max });
+        let count = work.inputs.len() + work.secrets.len();
+        if count > max {
+            return Err(RunError::TooManyInputs { count, max });
         }
         let failed = || attend("hand the work to the container");
         let mut session = Session {
@@ -194,6 +195,7 @@ impl Container {
             session.feeds.push(feed);
             travelling.push(pipe);
         }
+        travelling.extend(super::files::open_secrets(work, descriptors)?);
         session.started = Instant::now();
         let kind = match then {
             Then::Wait => protocol::RUN,

@@ -32,6 +32,7 @@ pub(super) fn encode(
     let variables: Vec<String> =
         work.variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let inputs: Vec<String> = work.inputs.iter().map(|input| input.name.clone()).collect();
+    let secrets: Vec<String> = work.secrets.iter().map(|secret| secret.name.clone()).collect();
     let mut flags = 0;
     if terminal.is_some() {
         flags |= protocol::RUN_TERMINAL;
@@ -45,6 +46,7 @@ pub(super) fn encode(
     put(&mut text, "an argument", &arguments)?;
     put(&mut text, "a variable", &variables)?;
     put(&mut text, "the name of an input", &inputs)?;
+    put(&mut text, "the name of a secret", &secrets)?;
     let (rows, columns) = terminal.map_or((0, 0), |size| (size.ws_row, size.ws_col));
     let pointers_at = (protocol::RUN_HEAD_WORDS * 4 + text.len()).next_multiple_of(8);
     let mut bytes = Vec::with_capacity(pointers_at);
@@ -54,6 +56,7 @@ pub(super) fn encode(
         count(arguments.len()),
         count(variables.len()),
         count(inputs.len()),
+        count(secrets.len()),
         rows.into(),
         columns.into(),
         count(pointers_at),

@@ -6,6 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create};
 use rustix::io::{Errno, pread};
+use sha2::{Digest as _, Sha256};
+
+use crate::Sha256Digest;
 
 /// Without these its sender could change it after it has been verified.
 const SEALS_NEEDED: SealFlags = SealFlags::WRITE.union(SealFlags::SHRINK).union(SealFlags::GROW);
@@ -64,6 +67,19 @@ pub(crate) fn read_sealed(memory: impl AsFd, bytes: u64) -> Result<Vec<u8>, &'st
         }
     }
     Ok(payload)
+}
+
+/// The SHA-256 of what a memfd holds that somebody else made, of at most `bytes_max` bytes.
+///
+/// # Errors
+/// What its sender did, to be said after "the client": it is no memory, can still change, is too
+/// large.
+pub fn digest_of_sealed(memory: impl AsFd, bytes_max: u64) -> Result<Sha256Digest, &'static str> {
+    let status = fstat(&memory).map_err(|_| "passed a memfd that has no size")?;
+    match u64::try_from(status.st_size) {
+        Ok(bytes) if bytes <= bytes_max => Ok(Sha256::digest(read_sealed(memory, bytes)?).into()),
+        _ => Err("passed more memory than is allowed"),
+    }
 }
 
 #[cfg(test)]

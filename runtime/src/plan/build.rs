@@ -137,6 +137,7 @@ pub fn plan_build(
         workdir: program::workdir(task, manifest)?,
         deadline: limits.deadline,
         inputs: Vec::new(),
+        secrets: Vec::new(),
         outputs: Vec::new(),
         terminal: false,
         bounds: program::BOUNDS,

@@ -26,8 +26,23 @@ const TMP_MODE: u32 = 0o1777;
 const KERNEL_TREES: [&str; 3] = ["/proc", "/sys", "/dev"];
 
 /// What the sandbox is made of: nothing may be mounted there, below it or above it.
-const RESERVED_TARGETS: [&str; 7] =
-    ["/proc", "/sys", "/dev", "/etc/passwd", "/etc/group", "/etc/hosts", OWN_DIRECTORY];
+const RESERVED_TARGETS: [&str; 8] = [
+    "/proc",
+    "/sys",
+    "/dev",
+    "/etc/passwd",
+    "/etc/group",
+    "/etc/hosts",
+    SECRETS_DIRECTORY,
+    OWN_DIRECTORY,
+];
+
+/// Where secrets appear, as in Docker and Podman: memory of the sandbox's own, so that they are on
+/// no disk.
+const SECRETS_DIRECTORY: &str = "/run/secrets";
+
+/// Most bytes of all secrets of a task, with what the filesystem takes for them.
+const SECRETS_BYTES_MAX: u64 = 2 << 20;
 
 /// Where a task starts and where its inputs appear.
 pub(super) const TASK_DIRECTORY: &str = "/task";
@@ -44,6 +59,11 @@ pub(super) fn mounts(
     memory_basis_bytes: u64,
 ) -> Result<Vec<Mount>, Refusal> {
     let mut all = own_mounts(memory_basis_bytes, host.page_bytes);
+    if !task.secrets.is_empty() {
+        let size_bytes = SECRETS_BYTES_MAX.next_multiple_of(host.page_bytes.max(1));
+        let kind = MountKind::Tmpfs { size_bytes, mode: TMP_MODE, executable: false };
+        all.push(Mount { target: PathBuf::from(SECRETS_DIRECTORY), kind });
+    }
     all.extend(asked_mounts(task, policy, host)?);
     Ok(all)
 }

@@ -40,12 +40,14 @@ pub(super) fn work(
 ) -> Result<Work, Refusal> {
     refuse_inputs(&task.inputs)?;
     refuse_outputs(&task.outputs)?;
+    refuse_names("secret", task.secrets.iter().map(|secret| secret.name.as_str()))?;
     Ok(Work {
         program: program(&task.work, manifest, host)?,
         variables: variables(task, manifest, login_name)?,
         workdir: workdir(task, manifest)?,
         deadline,
         inputs: task.inputs.clone(),
+        secrets: task.secrets.clone(),
         outputs: task.outputs.clone(),
         terminal: task.terminal,
         bounds: BOUNDS,

@@ -19,6 +19,7 @@ mod posture;
 mod refusals;
 mod registries;
 mod root_files;
+mod secrets;
 mod warm;
 mod watched;
 
@@ -45,6 +46,7 @@ pub(crate) fn all() -> Vec<Case> {
         clean_up::cases(),
         daemon::cases(),
         watched::cases(),
+        secrets::cases(),
         images_kept::cases(),
         examples::cases(),
     ]
