@@ -49,6 +49,8 @@ pub struct Environment {
     pub preload: Vec<String>,
     /// What each task gets new, if it matters.
     pub fresh: Option<Fresh>,
+    /// Containers that a daemon keeps ready ahead of tasks, where that is not left to demand.
+    pub stock: Option<u64>,
     /// Limits that its tasks ask for where they ask for nothing themselves.
     pub limits: LimitWishes,
 }

@@ -64,7 +64,8 @@ class Executor(concurrent.futures.Executor):
     ``submit`` never waits: what the daemon does not have yet is kept in this process. Further
     keywords (``engine``, ``network``, ``user``, ``workdir``, ``interpreter``, ``tenant``) are the
     command line's flags; ``secrets``, a dict of names and text or bytes, appear as files in
-    ``/run/secrets``. Raises ``NoDaemon`` and ``Refused`` before anything is submitted.
+    ``/run/secrets``; ``stock`` is how many containers are kept ready ahead of calls, where that is
+    not left to demand. Raises ``NoDaemon`` and ``Refused`` before anything is submitted.
     """
 
     def __init__(

@@ -68,6 +68,7 @@ class Opening:
         interpreter: Optional[str] = None,
         tenant: Optional[str] = None,
         secrets: Optional[Mapping[str, Union[str, bytes]]] = None,
+        stock: Optional[int] = None,
     ) -> None:
         """Raises ``ValueError`` for what cannot be meant, ``OSError`` for a mount that is not
         there."""
@@ -95,6 +96,10 @@ class Opening:
             if max_workers <= 0:
                 raise ValueError(f"max_workers must be greater than 0, and is {max_workers}")
             fields["containers_most"] = max_workers
+        if stock is not None:
+            if stock <= 0:
+                raise ValueError(f"stock must be greater than 0, and is {stock}")
+            fields["stock"] = stock
         if mounts:
             fields["mounts"] = self._open_mounts(mounts)
         if secrets:

@@ -1,5 +1,6 @@
 """The real daemon, in a directory of its own."""
 
+import json
 import os
 import pathlib
 import signal
@@ -71,6 +72,14 @@ class Daemon:
     def said(self):
         """What it has printed."""
         return pathlib.Path(self.log).read_text(errors="replace")
+
+    def containers(self, state):
+        """Containers that are in this state, as ``ps`` tells them."""
+        asked = subprocess.run(
+            [PROGRAM, "ps", "--json", "--socket", self.socket], env=self.variables,
+            stdout=subprocess.PIPE, check=True,
+        )
+        return [one for one in json.loads(asked.stdout)["containers"] if one["state"] == state]
 
     def stop(self):
         """Ends it as a service manager does, and makes sure."""

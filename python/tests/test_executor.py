@@ -279,6 +279,20 @@ class Sandboxes(WithDaemon):
         self.assertEqual("3", variables["OMP_NUM_THREADS"])
         self.assertNotIn("RUN_IN_CONTAINER_SOCKET", variables)
 
+    def test_secrets_are_files_of_the_call_alone(self):
+        executor = self.executor(secrets={"token": "xyzzy"}, fresh="nothing")
+        read = executor.submit(lambda: open("/run/secrets/token").read())
+        self.assertEqual("xyzzy", read.result(WAIT_S))
+        without = self.executor(fresh="nothing").submit(os.path.exists, "/run/secrets/token")
+        self.assertFalse(without.result(WAIT_S))
+
+    def test_stock_is_ready_before_anything_is_called(self):
+        self.executor(environment={"name": "stocked", "stock": 2}, max_workers=4)
+        end = time.monotonic() + WAIT_S
+        while len(self.daemon.containers("idle")) < 2:
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.02)
+
     def test_an_environment_of_the_program_is_used(self):
         environment = {"name": "own", "preload": ["decimal"], "variables": {"A": "b"}}
         executor = self.executor(environment=environment, fresh="nothing")

@@ -47,6 +47,7 @@ pub(super) struct OpenAsk {
     mounts: Vec<MountWish>,
     secrets: Vec<String>,
     pub(super) containers_most: Option<usize>,
+    stock: Option<u64>,
 }
 
 /// Something that says what is needed, in the manner of an environment file.
@@ -112,6 +113,8 @@ pub(super) struct Opened {
     /// Digests of the secrets. They leave the daemon by no way.
     pub(super) secrets: Vec<Sha256Digest>,
     pub(super) containers_most: usize,
+    /// Containers that are kept ready while a client holds this open.
+    pub(super) stock: usize,
 }
 
 /// Who asks.
@@ -132,7 +135,8 @@ pub(super) fn open(
     descriptors: Vec<OwnedFd>,
 ) -> Result<Opened, Failure> {
     let containers_most = ask.containers_most.unwrap_or_else(processors).clamp(1, CONTAINERS_MAX);
-    let (task, descriptors, secrets) = task(session, &asker.caller, asker.own, ask, descriptors)?;
+    let Asked { task, descriptors, secrets, stock } =
+        asked(session, &asker.caller, asker.own, ask, descriptors)?;
     if task.fresh == Fresh::Process && !task.secrets.is_empty() {
         return Err(Failure::new(Actor::User, "cannot hand secrets to a container of many tasks")
             .cause("a task could change what the next one finds in /run/secrets")
@@ -143,7 +147,8 @@ pub(super) fn open(
     }
     let (decision, fresh) = (session.decide_on(&task, &asker.host)?, task.fresh);
     let (descriptors, host) = (Arc::new(descriptors), asker.host);
-    Ok(Opened { task, host, decision, fresh, descriptors, secrets, containers_most })
+    let stock = stock.min(containers_most);
+    Ok(Opened { task, host, decision, fresh, descriptors, secrets, containers_most, stock })
 }
 
 /// Decides the same under another policy.
@@ -156,6 +161,7 @@ pub(super) fn again(session: &Session, opened: &Opened) -> Result<Opened, Failur
         descriptors: Arc::clone(&opened.descriptors),
         secrets: opened.secrets.clone(),
         containers_most: opened.containers_most,
+        stock: opened.stock,
     })
 }
 
@@ -163,19 +169,29 @@ fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn task(
+/// What an OPEN asks for, before anything is decided.
+struct Asked {
+    task: Task,
+    descriptors: Descriptors,
+    secrets: Vec<Sha256Digest>,
+    stock: usize,
+}
+
+fn asked(
     session: &Session,
     caller: &Caller,
     own: bool,
     ask: OpenAsk,
     mut descriptors: Vec<OwnedFd>,
-) -> Result<(Task, Descriptors, Vec<Sha256Digest>), Failure> {
+) -> Result<Asked, Failure> {
     let mut args = sandbox_args(&ask)?;
     let mut preload = ask.preload.unwrap_or_default();
     let mut interpreter = ask.interpreter;
+    let mut stock = ask.stock;
     for environment in &ask.environments {
         let environment = lay_under(&mut args, environment, session, own)?;
         interpreter = interpreter.or(environment.interpreter);
+        stock = stock.or(environment.stock);
         if preload.is_empty() {
             preload =
                 Preload { environment: environment.name.to_string(), modules: environment.preload };
@@ -227,7 +243,8 @@ fn task(
         secrets,
         ..Task::new(caller.clone(), args.image, WorkAsk::Call(function))
     };
-    Ok((task, descriptors, secret_digests))
+    let stock = usize::try_from(stock.unwrap_or(0)).unwrap_or(usize::MAX);
+    Ok(Asked { task, descriptors, secrets: secret_digests, stock })
 }
 
 /// What is asked for, as if it had been typed.

@@ -98,18 +98,14 @@ impl Pool {
     }
 
     /// Members that are wanted now: one for each task that waits or runs, up to what was asked
-    /// for, and where each task gets a new container, one ahead for each that works.
+    /// for, and ahead of tasks the stock that was asked for; where each task gets a new container,
+    /// at least one for each that works.
     pub(super) fn wanted(&self, working: usize) -> usize {
-        let ahead = match self.fresh() {
-            Fresh::Container => working.max(1),
-            Fresh::Nothing | Fresh::Process => 0,
-        };
-        let most = match self.fresh() {
-            Fresh::Container => self.opened.containers_most * 2,
-            Fresh::Nothing | Fresh::Process => self.opened.containers_most,
-        };
-        let least = usize::from(self.handles > 0 && !self.draining);
-        (self.queue.len() + working + ahead).clamp(least, most.max(least))
+        let opened = &self.opened;
+        let is_open = self.handles > 0 && !self.draining;
+        let stock = if is_open { opened.stock } else { 0 };
+        wanted(opened.fresh, opened.containers_most, stock, self.queue.len(), working)
+            .max(usize::from(is_open))
     }
 
     /// What one container of it may use at most; nothing is known of one without a limit.
@@ -119,6 +115,16 @@ impl Pool {
 
     pub(super) fn remove_idle(&mut self, member: MemberId) {
         self.idle.retain(|one| *one != member);
+    }
+}
+
+fn wanted(fresh: Fresh, most: usize, stock: usize, waiting: usize, working: usize) -> usize {
+    match fresh {
+        Fresh::Nothing | Fresh::Process => (waiting + working).max(stock).min(most),
+        Fresh::Container => {
+            let ahead = working.max(1).max(stock);
+            (waiting + working + ahead).min((most * 2).max(most + stock))
+        }
     }
 }
 
@@ -155,5 +161,25 @@ pub(super) fn preload(opened: &Opened) -> Preload {
     match &opened.decision.plan.work.program {
         Program::Call(call) => call.preload.clone(),
         Program::Command(_) => Preload::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stock_is_kept_ahead_and_nobody_gets_more_than_was_asked_for() {
+        for fresh in [Fresh::Nothing, Fresh::Process] {
+            assert_eq!(wanted(fresh, 4, 0, 0, 0), 0, "nobody asks");
+            assert_eq!(wanted(fresh, 4, 3, 0, 0), 3, "stock");
+            assert_eq!(wanted(fresh, 4, 3, 9, 2), 4, "all there may be");
+        }
+        // A container that has worked is thrown away: the next one should be there by then.
+        assert_eq!(wanted(Fresh::Container, 2, 0, 0, 0), 1);
+        assert_eq!(wanted(Fresh::Container, 2, 0, 0, 2), 4);
+        assert_eq!(wanted(Fresh::Container, 2, 2, 0, 1), 3, "one works, two are ready");
+        assert_eq!(wanted(Fresh::Container, 8, 8, 0, 0), 8);
+        assert_eq!(wanted(Fresh::Container, 2, 0, 9, 2), 4);
     }
 }

@@ -47,6 +47,8 @@ pub(super) struct Keys {
     preload: Vec<Module>,
     #[serde(default, deserialize_with = "written")]
     fresh: Option<Fresh>,
+    #[serde(default, deserialize_with = "written")]
+    stock: Option<Amount<Pids>>,
     #[serde(default)]
     limits: LimitKeys,
 }
@@ -117,6 +119,7 @@ impl Keys {
             interpreter: self.interpreter.map(|interpreter| interpreter.0),
             preload: self.preload.into_iter().map(|module| module.0).collect(),
             fresh: self.fresh,
+            stock: self.stock.map(|amount| amount.0),
             limits,
         }
     }
