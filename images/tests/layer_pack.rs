@@ -82,7 +82,7 @@ fn what_depends_on_the_machine_is_left_out() {
     let _socket = UnixListener::bind(tree.join("socket")).unwrap();
     let name = "user.kept";
     let set = rustix::fs::setxattr(tree.join("file"), name, b"v", rustix::fs::XattrFlags::empty());
-    let how = Pack { mtime_max: Some(9), left_out: vec![b"cache".to_vec()] };
+    let how = Pack { mtime_max: Some(9), left_out: vec![b"cache".to_vec()], is_image: false };
     let (tar, packed) = pack(tree, &how);
     assert_eq!(packed, Packed { entries: 1, left_out: 1 });
     let shown = entries(&tar);

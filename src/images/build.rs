@@ -326,6 +326,7 @@ impl Shop<'_> {
         let left_out = run.left_out.iter().map(|path| path.trim_start_matches('/').as_bytes());
         let never = NEVER_KEPT.map(str::as_bytes);
         let how = Pack {
+            is_image: false,
             mtime_max: run.latest_mtime_s,
             left_out: never.into_iter().chain(left_out).map(<[u8]>::to_vec).collect(),
         };

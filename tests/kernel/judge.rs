@@ -86,7 +86,8 @@ fn name_of(folder: &Path) -> String {
     format!("judge-{}", digits.split_at(12).0)
 }
 
-fn run_bundle(folder: &Path, spec: &Value) -> Result<Answer, Failed> {
+/// Runs a bundle with this spec in it.
+pub(crate) fn run_bundle(folder: &Path, spec: &Value) -> Result<Answer, Failed> {
     fs::write(folder.join("config.json"), spec.to_string())?;
     let state = folder.join("state").to_string_lossy().into_owned();
     let bundle = folder.to_string_lossy().into_owned();

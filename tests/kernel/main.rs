@@ -21,6 +21,7 @@ mod needs;
 mod peers;
 mod person;
 mod posture;
+mod trees;
 mod warm_owner;
 mod world;
 

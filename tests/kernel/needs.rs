@@ -46,6 +46,10 @@ pub(crate) enum Need {
     Dockerd,
     /// Debian's docker-registry, and skopeo to fill it.
     Registry,
+    /// skopeo, which copies images between forms.
+    Skopeo,
+    /// umoci, which unpacks OCI layouts.
+    Umoci,
     /// bubblewrap starts a sandbox.
     Bwrap,
     /// runc starts a container.
@@ -72,6 +76,8 @@ pub(crate) const ALL: &[Need] = &[
     Need::Mksquashfs,
     Need::Dockerd,
     Need::Registry,
+    Need::Skopeo,
+    Need::Umoci,
     Need::Bwrap,
     Need::Runc,
     Need::Apptainer,
@@ -96,6 +102,8 @@ impl Need {
             Need::Mksquashfs => "mksquashfs",
             Need::Dockerd => "dockerd",
             Need::Registry => "registry",
+            Need::Skopeo => "skopeo",
+            Need::Umoci => "umoci",
             Need::Bwrap => "bwrap",
             Need::Runc => "runc",
             Need::Apptainer => "apptainer",
@@ -161,6 +169,8 @@ fn try_need(world: &World, need: Need) -> Result<(), String> {
         Need::Registry if world.in_guest => Err("this is the guest".to_owned()),
         Need::Registry => anyone(&["docker-registry", "--version"])
             .and_then(|()| anyone(&["skopeo", "--version"])),
+        Need::Skopeo => anyone(&["skopeo", "--version"]),
+        Need::Umoci => anyone(&["umoci", "--version"]),
         Need::Bwrap => ordinary(&["bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"]),
         Need::Runc => crate::judge::works(world).map_err(|failed| reason(&failed)),
         Need::Apptainer if world.in_guest => Err("FUSE wants more than the guest has".to_owned()),

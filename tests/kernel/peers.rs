@@ -17,11 +17,14 @@ fn script() -> PathBuf {
 
 /// A command line of Apptainer, as an ordinary user in `folder`, which that user may write.
 pub(crate) fn apptainer(folder: &Path, words: &[&str]) -> Command {
+    with_apptainer(folder, &[&["apptainer", "--quiet"], words].concat())
+}
+
+/// A command line of any program that is where Apptainer is, as that user.
+pub(crate) fn with_apptainer(folder: &Path, words: &[&str]) -> Command {
     let (script, folder) = (script(), folder.to_string_lossy().into_owned());
     let script = script.to_string_lossy().into_owned();
-    let mut line = vec![script.as_str(), "run", UID, &folder, "apptainer", "--quiet"];
-    line.extend(words);
-    Command::new(&line)
+    Command::new(&[&[script.as_str(), "run", UID, &folder], words].concat())
 }
 
 /// A directory below `parent` in which Apptainer may write.

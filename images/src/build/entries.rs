@@ -88,7 +88,7 @@ impl<'a> Writer<'a> {
 
 pub(super) fn head(path: &[u8], kind: EntryType, mode: u32, (uid, gid): (u32, u32)) -> Head<'_> {
     let mtime = Moment { seconds: 0, nanoseconds: 0 };
-    Head { path, kind, target: b"", bytes: 0, mode, uid, gid, mtime, xattrs: &[] }
+    Head { path, kind, target: b"", device: None, bytes: 0, mode, uid, gid, mtime, xattrs: &[] }
 }
 
 /// A directory as it is. To those who own all of their trees, all of them are root's.

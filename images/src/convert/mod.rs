@@ -75,8 +75,8 @@ pub struct Converted {
 /// What an image has that a target cannot hold.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LeftOut {
-    /// Device nodes: those without a number, all where this user may make none, and with the
-    /// sockets all of a directory.
+    /// Device nodes: those without a number, all where this user may make none. Of a directory,
+    /// the sockets too.
     pub devices: u64,
     /// Extended attributes: access control lists, labels, marks of overlayfs.
     pub xattrs: u64,

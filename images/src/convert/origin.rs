@@ -103,10 +103,11 @@ impl<'a> Origin<'a> {
     /// Makes a layer of the directory `path`.
     fn pack(&self, path: &Path, place: &Place) -> Result<Layer, ConvertError> {
         let mut tar = Hashing::new(place.scratch_file()?);
+        let how = Pack { is_image: true, ..Pack::default() };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let packed = rustix::fs::open(path, flags, Mode::empty())
             .map_err(io::Error::from)
-            .and_then(|root| pack_tree(root.as_fd(), &Pack::default(), &mut tar));
+            .and_then(|root| pack_tree(root.as_fd(), &how, &mut tar));
         let unread = |source| ConvertError::Pack { path: path.to_owned(), source };
         self.left_out.set(self.left_out.get() + packed.map_err(unread)?.left_out);
         tar.finish().map_err(place.unwritten("write(2)"))

@@ -72,6 +72,7 @@ impl Sink for Tar<'_> {
             path: name.as_bytes(),
             kind: EntryType::Regular,
             target: b"",
+            device: None,
             bytes,
             mode: 0o644,
             uid: 0,

@@ -6,6 +6,7 @@
 use tar::{EntryType, Header};
 
 use super::bytes::BLOCK_BYTES;
+use super::header::Device;
 use super::pax::Moment;
 
 /// Bytes of a ustar `name` and `linkname`.
@@ -23,6 +24,8 @@ pub(crate) struct Head<'a> {
     pub(crate) kind: EntryType,
     /// Of a link; else empty.
     pub(crate) target: &'a [u8],
+    /// Of a device node.
+    pub(crate) device: Option<Device>,
     /// Length of the content that follows.
     pub(crate) bytes: u64,
     /// Permission bits, set-user-id and sticky ones included.
@@ -57,6 +60,10 @@ impl Head<'_> {
         header.set_uid(self.uid.min(ID_MAX).into());
         header.set_gid(self.gid.min(ID_MAX).into());
         header.set_mtime(u64::try_from(self.mtime.seconds).unwrap_or(0).min(NUMBER_MAX));
+        if let (Some(device), Some(ustar)) = (self.device, header.as_ustar_mut()) {
+            ustar.set_device_major(device.major.min(ID_MAX));
+            ustar.set_device_minor(device.minor.min(ID_MAX));
+        }
         header.set_cksum();
         blocks.extend_from_slice(header.as_bytes());
         blocks
@@ -159,6 +166,7 @@ mod tests {
                 path: &path,
                 kind: EntryType::Regular,
                 target: &target,
+                device: None,
                 bytes: 1 << 40,
                 mode: 0o4755,
                 uid: 1 << 30,
@@ -183,6 +191,7 @@ mod tests {
             path: b"etc/passwd",
             kind: EntryType::Regular,
             target: b"",
+            device: None,
             bytes: 5,
             mode: 0o644,
             uid: 0,

@@ -15,6 +15,7 @@ use tar::EntryType;
 
 use super::fingerprint::{open, sorted_names};
 use super::head::{END, Head, padding};
+use super::header::Device;
 use super::name::{LayerPath, OPAQUE_NAME, WHITEOUT_PREFIX, join};
 use super::pax::Moment;
 
@@ -29,6 +30,9 @@ pub struct Pack {
     pub mtime_max: Option<i64>,
     /// Paths without a leading slash that are left out, with all below them.
     pub left_out: Vec<Vec<u8>>,
+    /// Whether it is all of an image, and not what a step has changed: the root itself is written,
+    /// too, and times keep fractions of a second, which Docker and containerd do not write.
+    pub is_image: bool,
 }
 
 /// What was packed.
@@ -36,18 +40,16 @@ pub struct Pack {
 pub struct Packed {
     /// Files, directories, links and whiteouts.
     pub entries: u64,
-    /// Sockets and device nodes, which have no place in a layer.
+    /// Sockets, which have no place in a layer.
     pub left_out: u64,
 }
 
-/// Writes the tree below `root` to `tar`: everything but `root` itself, each directory before what
-/// is in it.
+/// Writes the tree below `root` to `tar`, each directory before what is in it.
 ///
 /// An upper directory of overlayfs becomes the layer that it is: its whiteouts (character devices
 /// 0:0) and opaque directories (overlayfs documentation, "whiteouts and opaque directories") are
 /// written as the image specification wants them. Owners are those that this process sees, so one
-/// in the user namespace of a container writes the container's. Times are whole seconds, as Docker
-/// and containerd write them.
+/// in the user namespace of a container writes the container's.
 ///
 /// # Errors
 /// What cannot be read or written; `InvalidData` for a file that changed meanwhile or whose name a
@@ -56,6 +58,13 @@ pub fn pack_tree(root: BorrowedFd<'_>, how: &Pack, tar: &mut dyn Write) -> io::R
     let mut walk =
         Walk { tar: TarWriter::new(tar), how, links: HashMap::new(), packed: Packed::default() };
     let top = rustix::fs::openat(root, c".", directory_flags(), Mode::empty())?;
+    if how.is_image {
+        let stat = rustix::fs::fstat(&top)?;
+        let xattrs = attributes(top.as_fd())?;
+        let head = walk.head(b"./", &stat, EntryType::Directory);
+        walk.tar.entry(&Head { bytes: 0, xattrs: &xattrs, ..head })?;
+        walk.packed.entries += 1;
+    }
     walk.directory(&top, &LayerPath::new())?;
     walk.tar.finish()?;
     Ok(walk.packed)
@@ -144,10 +153,13 @@ impl Walk<'_> {
                 let head = self.head(path, &stat, EntryType::Fifo);
                 self.tar.entry(&Head { bytes: 0, ..head })?;
             }
-            FileType::CharacterDevice
-            | FileType::BlockDevice
-            | FileType::Socket
-            | FileType::Unknown => {
+            FileType::CharacterDevice | FileType::BlockDevice => {
+                let is_block = kind == FileType::BlockDevice;
+                let device = Some(device(stat.st_rdev, is_block));
+                let kind = if is_block { EntryType::Block } else { EntryType::Char };
+                self.tar.entry(&Head { bytes: 0, device, ..self.head(path, &stat, kind) })?;
+            }
+            FileType::Socket | FileType::Unknown => {
                 self.packed.left_out += 1;
                 return Ok(());
             }
@@ -198,18 +210,26 @@ impl Walk<'_> {
 
     fn head<'a>(&self, path: &'a [u8], stat: &Stat, kind: EntryType) -> Head<'a> {
         let seconds = stat.st_mtime.min(self.how.mtime_max.unwrap_or(i64::MAX));
+        let is_whole = !self.how.is_image || seconds < stat.st_mtime;
+        let nanoseconds = if is_whole { 0 } else { i64::try_from(stat.st_mtime_nsec).unwrap_or(0) };
         Head {
             path,
             kind,
             target: b"",
+            device: None,
             bytes: u64::try_from(stat.st_size).unwrap_or(0),
             mode: stat.st_mode & 0o7777,
             uid: stat.st_uid,
             gid: stat.st_gid,
-            mtime: Moment { seconds, nanoseconds: 0 },
+            mtime: Moment { seconds, nanoseconds },
             xattrs: &[],
         }
     }
+}
+
+fn device(number: u64, is_block: bool) -> Device {
+    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+    Device { is_block, major, minor }
 }
 
 /// Attributes that mean the same elsewhere: those of users, and file capabilities, which the kernel

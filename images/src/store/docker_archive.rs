@@ -124,6 +124,7 @@ fn head(path: &[u8], bytes: usize) -> Head<'_> {
         path,
         kind: EntryType::Regular,
         target: b"",
+        device: None,
         bytes: bytes as u64,
         mode: 0o644,
         uid: 0,

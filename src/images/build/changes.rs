@@ -88,7 +88,7 @@ pub(crate) fn changes(args: &ChangesArgs) -> Result<Answer, Failure> {
         .map_err(|errno| failed(errno.into()))?;
     if args.pack {
         let left_out = args.leave_out.iter().map(|path| path.as_bytes().to_vec()).collect();
-        let how = Pack { mtime_max: args.mtime_max, left_out };
+        let how = Pack { mtime_max: args.mtime_max, left_out, is_image: false };
         let mut stdout = io::BufWriter::with_capacity(1 << 17, io::stdout().lock());
         let packed = pack_tree(directory.as_fd(), &how, &mut stdout);
         packed.and_then(|_| stdout.flush()).map_err(failed)?;

@@ -54,7 +54,7 @@ fn runs_in_apptainer(stage: &Stage) -> Result<(), Failed> {
 
 /// Variables with every character that a shell could take for its own; Apptainer 1.4 itself loses
 /// the second.
-const AWKWARD: [&str; 7] = [
+pub(super) const AWKWARD: [&str; 7] = [
     "PLAIN=a",
     "QUOTES=b\"a$r'c`d\\e!",
     "LINES=a\nb\n\nc",
@@ -65,7 +65,7 @@ const AWKWARD: [&str; 7] = [
 ];
 
 /// An image that prints the words that it runs with.
-fn telling() -> Result<Image, Failed> {
+pub(super) fn telling() -> Result<Image, Failed> {
     Image::busybox(json!({
         "Env": AWKWARD, "WorkingDir": "/tmp", "Labels": {"org.example": "\"a\""},
         "Entrypoint": ["/bin/busybox", "printf", "%s|"], "Cmd": ["it's", "a  b", "$HOME", "\""],
@@ -131,7 +131,12 @@ fn sif_runs(stage: &Stage) -> Result<(), Failed> {
 }
 
 /// Converts `image` to `target`, both in the grammar of the command line.
-fn convert(stage: &Stage, image: &str, target: &str, flags: &[&str]) -> Result<(), Failed> {
+pub(super) fn convert(
+    stage: &Stage,
+    image: &str,
+    target: &str,
+    flags: &[&str],
+) -> Result<(), Failed> {
     let store = stage.store().to_string_lossy().into_owned();
     let words = [&["images", "convert", "--store", &store, image, target], flags].concat();
     stage.cli(&words).output()?.expect_code(0).map(|_| ())

@@ -11,6 +11,7 @@ mod denials;
 mod docker_daemon;
 mod docker_engine;
 mod environments;
+mod handovers;
 mod hostile;
 mod images_kept;
 mod isolation;
@@ -43,6 +44,7 @@ pub(crate) fn all() -> Vec<Case> {
         docker_daemon::cases(),
         registries::cases(),
         conversions::cases(),
+        handovers::cases(),
         clean_up::cases(),
         daemon::cases(),
         watched::cases(),

@@ -3,6 +3,7 @@
 use super::blocks::Blocks;
 use super::cursor::Cursor;
 use super::wrong;
+use crate::layer::Device;
 use crate::layer::packed::Stop;
 
 /// A file, directory or whatever else, without its names.
@@ -31,8 +32,9 @@ pub(super) enum Kind {
         target: Vec<u8>,
     },
     Fifo,
-    /// A device node or a socket: nothing that can be in a layer.
-    Node,
+    Device(Device),
+    /// Nothing that can be in a layer.
+    Socket,
 }
 
 /// Where the entries of a directory are.
@@ -88,12 +90,12 @@ impl Inode {
             }
             4 | 5 | 11 | 12 => {
                 let names = at.u32(blocks)?;
-                at.u32(blocks)?;
-                (Kind::Node, names, extended(number, blocks, &mut at)?)
+                let device = device(at.u32(blocks)?, matches!(number, 4 | 11));
+                (Kind::Device(device), names, extended(number, blocks, &mut at)?)
             }
             6 | 7 | 13 | 14 => {
                 let names = at.u32(blocks)?;
-                let kind = if matches!(number, 6 | 13) { Kind::Fifo } else { Kind::Node };
+                let kind = if matches!(number, 6 | 13) { Kind::Fifo } else { Kind::Socket };
                 (kind, names, extended(number, blocks, &mut at)?)
             }
             other => return Err(wrong(format!("an inode has the unknown type {other}"))),
@@ -145,6 +147,12 @@ fn target(blocks: &mut Blocks<'_>, at: &mut Cursor) -> Result<Vec<u8>, Stop> {
         Ok(count) if (1..=TARGET_BYTES_MAX).contains(&count) => at.bytes(blocks, count),
         Ok(_) | Err(_) => Err(wrong("a symbolic link is empty or too long".to_owned())),
     }
+}
+
+/// A device's numbers, as the kernel packs them (`new_encode_dev`, linux/kdev_t.h).
+fn device(packed: u32, is_block: bool) -> Device {
+    let (major, minor) = ((packed >> 8) & 0xfff, (packed & 0xff) | ((packed >> 12) & 0xf_ff00));
+    Device { is_block, major, minor }
 }
 
 /// Types from 8 on are the others with attributes.

@@ -30,6 +30,7 @@ use tar::EntryType;
 use super::Limits;
 use super::bytes::Chunk;
 use super::head::Head;
+use super::header::Device;
 use super::name::{LayerPath, join};
 use super::packed::Stop;
 use super::pax::Moment;
@@ -164,8 +165,14 @@ impl Walk<'_> {
                 self.head(&path, &inode, EntryType::Symlink, target, 0)?;
             }
             Kind::Fifo => self.head(&path, &inode, EntryType::Fifo, b"", 0)?,
-            // Left out and counted by whoever reads the tar. Its number means nothing there.
-            Kind::Node => self.head(&path, &inode, EntryType::Char, b"", 0)?,
+            Kind::Device(Device { is_block: true, .. }) => {
+                self.head(&path, &inode, EntryType::Block, b"", 0)?;
+            }
+            // A socket stands for a device without a number: whoever reads the tar leaves it out,
+            // and counts it.
+            Kind::Device(_) | Kind::Socket => {
+                self.head(&path, &inode, EntryType::Char, b"", 0)?;
+            }
         }
         Ok(None)
     }
@@ -191,8 +198,17 @@ impl Walk<'_> {
         };
         let mode = inode.mode.into();
         let mtime = Moment { seconds: inode.mtime.into(), nanoseconds: 0 };
-        let xattrs = &xattrs;
-        self.archive.head(&Head { path, kind, target, bytes, mode, uid, gid, mtime, xattrs })
+        let device = match inode.kind {
+            Kind::Device(device) => Some(device),
+            Kind::Directory(_)
+            | Kind::File(_)
+            | Kind::Symlink { .. }
+            | Kind::Fifo
+            | Kind::Socket => None,
+        };
+        let head =
+            Head { path, kind, target, device, bytes, mode, uid, gid, mtime, xattrs: &xattrs };
+        self.archive.head(&head)
     }
 
     /// Writes the content of a file: its blocks, then its tail.
