@@ -4,8 +4,11 @@ Executed by `worker.py` on the first use of anything here, with that file as `co
 that refuses raises `core.Reply`, which becomes the one answer to its task.
 """
 
+import marshal
 import os
 import sys
+from _frozen_importlib_external import MAGIC_NUMBER
+from binascii import a2b_base64
 
 PIECE_BYTES = 1 << 20  # hashed and then written while the processor still has it at hand
 BUFFER_BYTES_MIN = 4 << 10  # what is smaller is copied into the pickle
@@ -409,7 +412,21 @@ class Modules:
 
     def exec_module(self, module):
         file = module.__spec__.origin
-        exec(compile(self.sources[file], file, "exec", dont_inherit=True), vars(module))
+        code = self.compiled(file)
+        if code is None:
+            code = compile(self.sources[file], file, "exec", dont_inherit=True)
+        exec(code, vars(module))
+
+    def compiled(self, file):
+        """Its code, if the owner has sent it for the very bytecode of this Python."""
+        name = "%s.%s.pyc" % (file[:-3], sys.implementation.cache_tag)
+        try:
+            data = a2b_base64(self.sources[name])
+            if data[:4] == MAGIC_NUMBER:
+                return marshal.loads(data[16:])
+        except (KeyError, TypeError, ValueError, EOFError):
+            pass
+        return None
 
     def get_source(self, name):
         """Asked by `linecache`, for tracebacks."""

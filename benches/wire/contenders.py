@@ -11,12 +11,14 @@ import sys
 import tempfile
 import time
 import uuid
-from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 
 from run_in_container import Executor
 
 HERE = pathlib.Path(__file__).resolve().parent
 START_S = 60
+#: Containers kept ready where each call gets a new one.
+STOCK = 2
 
 
 class LeftOut(Exception):
@@ -92,9 +94,84 @@ class Ours(Contender):
         super().__init__(name)
         socket = os.path.join(self.folder.name, "run", "daemon.sock")
         self.process = begin(self.folder.name, [program, "serve", "--socket", socket], socket)
-        self.executor = Executor(socket=socket, max_workers=workers, fresh=fresh)
+        self.socket = socket
+        self.executor = Executor(
+            socket=socket, max_workers=workers, fresh=fresh,
+            stock=STOCK if fresh == "container" else None,
+        )
         if fresh == "container":
             self.calls = 5
+
+    def first_byte_us(self, pause_s):
+        """From here to the first thing that the function does, with a pause before it."""
+        time.sleep(pause_s)
+        begun = time.monotonic_ns()
+        return (self.executor.submit(time.monotonic_ns).result() - begun) / 1e3
+
+
+class Bubblewrap(Contender):
+    """A new sandbox and interpreter for each call, by bwrap(1)."""
+
+    calls = 5
+    line = [
+        "bwrap", "--unshare-all", "--die-with-parent", "--ro-bind", "/usr", "/usr",
+        "--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64", "--proc", "/proc",
+        "--dev", "/dev", "--tmpfs", "/tmp", "/usr/bin/python3", "-c", "pass",
+    ]
+
+    def __init__(self, name, at_once=1):
+        super().__init__(name)
+        self.threads = ThreadPoolExecutor(at_once)
+        try:
+            self.call()
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise LeftOut(f"bwrap: {error}") from error
+
+    def call(self):
+        subprocess.run(self.line, check=True)
+
+    def many(self, count):
+        wait([self.threads.submit(self.call) for _ in range(count)])
+
+    def close(self):
+        self.threads.shutdown()
+        self.folder.cleanup()
+
+
+class Fork(Contender):
+    """What the kernel needs to fork the machine's Python and wait for its end."""
+
+    program = """if True:
+        import os, sys, time
+        for line in sys.stdin:
+            begun = time.perf_counter()
+            for _ in range(int(line)):
+                child = os.fork()
+                if child == 0:
+                    os._exit(0)
+                os.waitpid(child, 0)
+            print(time.perf_counter() - begun, flush=True)
+    """
+
+    def __init__(self, name):
+        super().__init__(name)
+        self.forking = subprocess.Popen(
+            ["/usr/bin/python3", "-c", self.program], text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )
+
+    def call(self):
+        self.many(1)
+
+    def many(self, count):
+        self.forking.stdin.write(f"{count}\n")
+        self.forking.stdin.flush()
+        self.forking.stdout.readline()
+
+    def close(self):
+        self.forking.stdin.close()
+        self.forking.wait()
+        self.folder.cleanup()
 
 
 class ProcessPool(Contender):

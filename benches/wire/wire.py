@@ -10,10 +10,12 @@ import os
 import pickle
 import random
 import statistics
+import subprocess
 import time
 
+import thousand
 from contenders import (
-    Contender, DockerExec, Floor, GlobusCompute, LeftOut, Ours, ProcessPool,
+    Bubblewrap, Contender, DockerExec, Floor, Fork, GlobusCompute, Ours, ProcessPool,
 )
 
 LARGE_BYTES = 64 << 20
@@ -58,14 +60,17 @@ Contender.__enter__ = lambda self: self
 Contender.__exit__ = lambda self, *_: None
 
 
-def all_contenders(program):
+def all_contenders(program, only):
     makers = [
         ("floor", Floor),
         ("floor, pinned", lambda name: Pinned(name, Floor)),
         ("daemon", lambda name: Ours(name, program, "nothing")),
         ("daemon, pinned", lambda name: Pinned(name, lambda one: Ours(one, program, "nothing"))),
         ("daemon, fresh: process", lambda name: Ours(name, program, "process")),
+        ("fork and wait of Python", Fork),
         ("daemon, fresh: container", lambda name: Ours(name, program, "container")),
+        ("the same, two at once", lambda name: Ours(name, program, "container", workers=2)),
+        ("bwrap python3, two at once", lambda name: Bubblewrap(name, at_once=2)),
         ("ProcessPoolExecutor", ProcessPool),
         ("Globus Compute, process pool", lambda name: GlobusCompute(name, "pool")),
         ("Globus Compute, HTEX", lambda name: GlobusCompute(name, "htex")),
@@ -73,6 +78,8 @@ def all_contenders(program):
     ]
     contenders = []
     for name, make in makers:
+        if only and name not in only.split(";"):
+            continue
         contender = None
         try:
             contender = make(name)
@@ -147,6 +154,37 @@ def print_goals(p50, rates):
     ratio("docker exec at least 300 × daemon", "docker exec", "daemon", 300, False)
     if "daemon" in rates:
         goal("20,000 no-ops a second", f"{rates['daemon']:.0f}", rates["daemon"] >= 20_000)
+    if {"daemon, fresh: process", "fork and wait of Python"} <= rates.keys():
+        ours, fork = (1e3 / rates[name] for name in (
+            "daemon, fresh: process", "fork and wait of Python",
+        ))
+        text = f"fresh: process, sustained, at most fork and wait ({fork:.2f} ms) + 0.5 ms"
+        goal(text, f"{ours:.2f} ms", ours <= fork + 0.5)
+    if {"the same, two at once", "bwrap python3, two at once"} <= rates.keys():
+        value = rates["the same, two at once"] / rates["bwrap python3, two at once"]
+        goal("fresh: container at least 0.9 × the rate of bwrap", f"{value:.2f}", value >= 0.9)
+
+
+def measure_first_bytes(contenders):
+    """With a child, or a container, ready: what a call costs until the function begins."""
+    for name, pause_s, most_us in [
+        ("daemon, fresh: process", 0.02, 500), ("daemon, fresh: container", 0.3, 1000),
+    ]:
+        for contender in contenders:
+            if contender.name == name:
+                p50 = statistics.median(contender.first_byte_us(pause_s) for _ in range(50))
+                word = "met   " if p50 <= most_us else "MISSED"
+                print(f"{word} {name}, first byte within {most_us} µs: {p50:.0f} µs")
+
+
+def measure_batches(contenders, batch):
+    """No-ops a second of the Rust client."""
+    for contender in contenders:
+        if batch and contender.name == "daemon":
+            told = subprocess.run([batch, contender.socket], stdout=subprocess.PIPE, check=True)
+            rate = int(told.stdout)
+            word = "met   " if rate >= 40_000 else "MISSED"
+            print(f"{word} 40,000 no-ops a second from the Rust client: {rate}")
 
 
 def measure_large(contender, rounds):
@@ -179,18 +217,25 @@ def main():
     parser.add_argument("--seconds", type=float, default=60, help="for all single calls together")
     parser.add_argument("--rate-seconds", type=float, default=5, help="for each throughput")
     parser.add_argument("--large-rounds", type=int, default=7)
+    parser.add_argument("--batch", help="the Rust client's bench, built")
+    parser.add_argument("--thousand", action="store_true", help="also a thousand containers")
+    parser.add_argument("--only", help="contenders, separated by semicolons")
     options = parser.parse_args()
-    contenders = all_contenders(options.program)
+    contenders = all_contenders(options.program, options.only)
     try:
         took = latencies(contenders, options.seconds)
         rates = throughputs(contenders, options.rate_seconds)
         print_goals(print_table(took, rates), rates)
+        measure_first_bytes(contenders)
+        measure_batches(contenders, options.batch)
         for contender in contenders:
             if contender.name == "daemon":
                 measure_large(contender, options.large_rounds)
     finally:
         for contender in contenders:
             contender.close()
+    if options.thousand:
+        thousand.measure(options.program)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,12 @@ a Python.
 
 from __future__ import annotations
 
+import base64
+import functools
+import importlib.util
 import io
 import json
+import marshal
 import os
 import pickle
 import site
@@ -283,11 +287,25 @@ def is_plain_builtin(function: Any) -> bool:
 
 
 def modules_payload() -> Payload:
-    """cloudpickle's own source, as MODULES and OPEN carry it."""
+    """cloudpickle's own source, as MODULES and OPEN carry it, and compiled for a worker whose
+    Python is of this version: to compile it takes longer than to start an interpreter."""
+    return Payload((_modules(),))
+
+
+@functools.lru_cache(maxsize=1)
+def _modules() -> bytes:
     folder = os.path.dirname(cloudpickle.__file__)
-    sources = {}
+    modules = {}
     for name in sorted(os.listdir(folder)):
         if name.endswith(".py"):
             with open(os.path.join(folder, name), encoding="utf-8") as file:
-                sources[f"cloudpickle/{name}"] = file.read()
-    return Payload((json.dumps(sources).encode(),))
+                source = file.read()
+            path = f"cloudpickle/{name}"
+            code = compile(source, path, "exec", dont_inherit=True)
+            # As a `.pyc` begins: magic number, flags, and time and size of a source.
+            compiled = importlib.util.MAGIC_NUMBER + bytes(12) + marshal.dumps(code)
+            modules[path] = source
+            modules[f"{path[:-3]}.{sys.implementation.cache_tag}.pyc"] = (
+                base64.b64encode(compiled).decode()
+            )
+    return json.dumps(modules).encode()

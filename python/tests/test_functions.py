@@ -1,11 +1,14 @@
 """How functions and arguments travel, and when a pickle may be used again."""
 
 import array
+import base64
 import decimal
+import marshal
 import os
 import pickle
 import pickletools
 import subprocess
+import sys
 import sys
 import textwrap
 import threading
@@ -92,6 +95,9 @@ class References(unittest.TestCase):
         sources = json.loads(b"".join(functions.modules_payload().pieces))
         self.assertIn("cloudpickle/__init__.py", sources)
         self.assertIn("class Pickler", sources["cloudpickle/cloudpickle.py"])
+        compiled = sources[f"cloudpickle/cloudpickle.{sys.implementation.cache_tag}.pyc"]
+        code = marshal.loads(base64.b64decode(compiled)[16:])
+        self.assertEqual("cloudpickle/cloudpickle.py", code.co_filename)
 
 
 class Kept(unittest.TestCase):

@@ -8,7 +8,9 @@ import array
 import base64
 import fcntl
 import hashlib
+import importlib.util
 import json
+import marshal
 import os
 import pathlib
 import pickle
@@ -194,6 +196,27 @@ class Warm(unittest.TestCase):
         kind, _, payload = owner.call(b"csent\ng\n.")
         self.assertEqual(ERROR, kind)
         self.assertIn("raise OSError('below')", json.loads(payload)["traceback"])
+
+    def test_modules_that_are_compiled_for_this_python_need_no_source(self):
+        owner = self.start()
+
+        def compiled(value, magic=importlib.util.MAGIC_NUMBER):
+            bytecode = marshal.dumps(compile("SAID = %r\n" % value, "sent.py", "exec"))
+            return base64.b64encode(magic + bytes(12) + bytecode).decode()
+
+        name = "sent.%s.pyc" % sys.implementation.cache_tag
+        said = code("def f():\n    import sent\n    return sent.SAID\n")
+        for modules, expected in [
+            ({name: compiled("compiled")}, "compiled"),
+            ({name: compiled("other", b"\0\0\r\n")}, "source"),
+            ({name: "!"}, "source"),
+            ({name: None}, "source"),
+            ({"sent.cpython-30.pyc": compiled("old")}, "source"),
+        ]:
+            with self.subTest(expected):
+                modules["sent.py"] = "SAID = 'source'\n"
+                owner.send(MODULES, None, json.dumps(modules).encode())
+                self.assertEqual(expected, owner.value(said))
 
     def test_results_that_only_cloudpickle_can_pickle_are_pickled_by_the_one_that_was_sent(self):
         owner = self.start()
