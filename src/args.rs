@@ -21,7 +21,9 @@ pub(crate) use images::{
     ListArgs, PullArgs, RemoveArgs, VerifyArgs,
 };
 pub(crate) use sandbox::SandboxArgs;
-pub(crate) use values::{Input, Kept, Keyword, MountPoint, Secret, Variable};
+pub(crate) use values::{
+    BuildSecret, BuildSecretSource, Input, Kept, Keyword, MountPoint, Secret, Variable,
+};
 pub(crate) use verbs::{
     CallArgs, CompletionsArgs, DoctorArgs, ManArgs, PlanArgs, PolicyArgs, PolicyCheckArgs,
     PolicyShowArgs, PolicyVerb, RunArgs,

@@ -30,8 +30,8 @@ mod store;
 
 pub use access::{Access, Asker, Progress, Silent};
 pub use build::{
-    AddError, Below, BuildError, CopyError, CopySource, Draft, Event, ImageFiles, Scratch, Terms,
-    Workshop, build, digest_copies, write_copies, write_entries,
+    AddError, Below, BuildError, CopyError, CopySource, Draft, Event, ImageFiles, PrepareError,
+    Scratch, Terms, Workshop, build, digest_copies, write_copies, write_entries,
 };
 pub use convert::{
     Compression, ConvertError, ConvertOptions, Converted, Existing, LeftOut, Target, TargetError,
@@ -63,6 +63,7 @@ pub use source::{
     Timeouts,
 };
 pub use store::{
-    BuildRoom, Collect, Collected, Damage, DockerArchiveError, Lease, PrivateFolder, Store,
-    StoreError, StoredError, StoredImage, Unsafe, Untagged, default_root, is_local_filesystem,
+    BuildRoom, CacheDirectory, Collect, Collected, Damage, DockerArchiveError, Lease,
+    PrivateFolder, Store, StoreError, StoredError, StoredImage, Unsafe, Untagged, default_root,
+    is_local_filesystem,
 };

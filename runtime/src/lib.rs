@@ -54,8 +54,8 @@ pub use native::trial::trial;
 pub use outcome::{ContainerFacts, Enforced, Outcome, PayloadDigests, Status, Usage};
 pub use peer::{Peer, read_peer};
 pub use plan::{
-    BuildStep, Plan, StepSettings, admit_base, admit_built, build_identities, engine_of, plan,
-    plan_build,
+    BuildStep, Plan, StepMount, StepMountKind, StepSettings, admit_base, admit_built,
+    build_identities, engine_of, plan, plan_build,
 };
 pub use refusal::{Actor, Demand, EngineLack, REFUSED_EXIT_CODE, Refusal, Rule};
 pub use ric_images::LimitWishes;

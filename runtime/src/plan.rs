@@ -28,7 +28,10 @@ use crate::{
     Caller, Host, Identities, Mount, Namespaces, Refusal, RootSource, Rule, Sandbox, Task, Work,
 };
 
-pub use build::{BuildStep, StepSettings, admit_base, admit_built, build_identities, plan_build};
+pub use build::{
+    BuildStep, StepMount, StepMountKind, StepSettings, admit_base, admit_built, build_identities,
+    plan_build,
+};
 pub use engine::engine_of;
 
 /// Everything that is decided about one task.

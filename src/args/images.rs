@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use ric_images::{Compression, Reference, Target};
 
-use super::values::{self, Kept, Variable};
+use super::values::{self, BuildSecret, Kept, Variable};
 
 /// Fetch, list and keep images
 #[derive(Debug, Args)]
@@ -79,6 +79,11 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "NAME=VALUE", value_parser = values::parse_variable)]
     pub build_arg: Vec<Variable>,
 
+    /// Secret for `RUN --mount=type=secret,id=ID`, from a file or a variable; may be given several
+    /// times. It is in no layer, and changes none
+    #[arg(long, value_name = "id=ID,src=FILE|env=NAME", value_parser = values::parse_build_secret)]
+    pub secret: Vec<BuildSecret>,
+
     /// Stage to build, by name or number [default: the last]
     #[arg(long, value_name = "STAGE")]
     pub target: Option<String>,
@@ -128,6 +133,10 @@ pub(crate) struct ChangesArgs {
     /// Write a layer to standard output instead of removing.
     #[arg(long)]
     pub pack: bool,
+
+    /// Give it to these ids, `UID:GID` inside, instead of removing.
+    #[arg(long)]
+    pub own: Option<String>,
 
     /// Path that goes into no layer.
     #[arg(long)]

@@ -34,6 +34,20 @@ pub(crate) struct Variable {
     pub value: String,
 }
 
+/// `--secret id=ID,src=FILE|env=NAME`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct BuildSecret {
+    pub id: String,
+    pub source: BuildSecretSource,
+}
+
+/// Where a secret comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum BuildSecretSource {
+    File(PathBuf),
+    Variable(String),
+}
+
 /// `--input PATH[=NAME]`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Input {
@@ -249,6 +263,29 @@ pub(super) fn parse_variable(text: &str) -> Result<Variable, Problem> {
         return Err("it has no name; expected NAME=VALUE".into());
     }
     Ok(Variable { name: name.into(), value: value.into() })
+}
+
+pub(super) fn parse_build_secret(text: &str) -> Result<BuildSecret, Problem> {
+    const EXPECTED: &str = "expected id=ID,src=FILE or id=ID,env=NAME";
+    let (mut id, mut source) = (None, None);
+    for field in text.split(',') {
+        let (name, value) = field.split_once('=').ok_or(EXPECTED)?;
+        if value.is_empty() {
+            return Err(format!("`{name}` has no value; {EXPECTED}"));
+        }
+        let is_second = match name {
+            "id" => id.replace(value.to_owned()).is_some(),
+            "src" | "source" => source.replace(BuildSecretSource::File(value.into())).is_some(),
+            "env" => source.replace(BuildSecretSource::Variable(value.into())).is_some(),
+            "type" if matches!(value, "file" | "env") => false,
+            _ => return Err(format!("`{field}` is not known; {EXPECTED}")),
+        };
+        if is_second {
+            return Err(format!("`{field}` comes after another; {EXPECTED}"));
+        }
+    }
+    let (id, source) = (id.ok_or(EXPECTED)?, source.ok_or(EXPECTED)?);
+    Ok(BuildSecret { id, source })
 }
 
 pub(super) fn parse_input(text: OsString) -> Result<Input, Problem> {

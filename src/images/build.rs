@@ -2,16 +2,20 @@
 
 mod asked;
 pub(crate) mod changes;
+mod mounts;
 mod output;
+mod secrets;
 mod shown;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 
 use ric_images::{
     Act, AddError, Below, BuildError, BuildRoom, CopyError, CopyFiles, CopySource, Digest, Draft,
-    Event, Image, Manifest, Network, Origin, Pack, Reference, Run, Scratch, Store, Terms, Workshop,
+    Event, Image, Manifest, Network, Origin, Pack, PrepareError, Reference, Run, Scratch, Store,
+    Terms, Workshop,
 };
 use ric_runtime::{
     Actor, BuildStep, Caller, Container, IdMap, Outcome, Plan, Signals, Status, StepSettings,
@@ -20,7 +24,9 @@ use ric_runtime::{
 use serde_json::json;
 
 use self::asked::Asked;
+use self::mounts::Mounted;
 use self::output::{Output, Telling};
+use self::secrets::Secrets;
 use self::shown::{Shown, ShownFiles};
 use crate::args::BuildArgs;
 use crate::failure::Failure;
@@ -42,6 +48,7 @@ pub(crate) fn build(args: BuildArgs) -> Result<Answer, Failure> {
     let reference = args.tag.clone();
     session.admit_built(&caller, &reference)?;
     let Asked { recipe, context } = asked::read(&args, session.architecture())?;
+    let secrets = Secrets::read(&args.secret)?;
     recipe.notes().iter().for_each(|note| telling.note(note));
     session.make_store()?;
     clear_left_rooms(&session, &caller)?;
@@ -49,7 +56,9 @@ pub(crate) fn build(args: BuildArgs) -> Result<Answer, Failure> {
     let settings = places::machine_settings();
     settings.notes.iter().for_each(|note| telling.note(note));
     let session = &session;
-    let mut shop = Shop { session, caller, telling, reference, context, settings, signals: None };
+    let (images, signals) = (BTreeMap::new(), None);
+    let mut shop =
+        Shop { session, caller, telling, reference, context, images, secrets, settings, signals };
     let terms = Terms { store: session.store(), limits: &limits, cache: !args.no_cache };
     let built = ric_images::build(recipe.as_ref(), terms, &mut shop);
     let reference = shop.reference.to_string();
@@ -90,9 +99,13 @@ fn failed(error: BuildError<Failure>, store: &Store, reference: &str) -> Failure
             let failure = failure.cause(format!("{file}:{line}: `{text}` failed"));
             let failure = match source.as_ref() {
                 AddError::Made { cause } => within(failure, cause),
-                AddError::TooLarge { .. } | AddError::Kept { .. } | AddError::Store { .. } => {
-                    failure.because(source.as_ref())
-                }
+                AddError::Prepare { source: PrepareError::NoSecret { id } } => failure
+                    .because(source.as_ref())
+                    .hint(format!("give it: --secret id={id},src=FILE")),
+                AddError::Prepare { .. }
+                | AddError::TooLarge { .. }
+                | AddError::Kept { .. }
+                | AddError::Store { .. } => failure.because(source.as_ref()),
             };
             let is_theirs =
                 matches!(source.as_ref(), AddError::Made { cause } if !cause.is_cancelled());
@@ -136,6 +149,10 @@ struct Shop<'a> {
     reference: Reference,
     /// What files are copied from.
     context: CopySource,
+    /// Images that files are copied from, by name; they stay as long as the build.
+    images: BTreeMap<String, Image>,
+    /// What steps may be given that nobody else may know.
+    secrets: Secrets,
     /// How this machine reaches packages.
     settings: MachineSettings,
     /// From the first step on, signals are the steps'.
@@ -204,6 +221,10 @@ impl Workshop for Shop<'_> {
             .map_err(|error| not_copied(&error))
     }
 
+    fn has_secret(&self, id: &str) -> bool {
+        self.secrets.get(id).is_some()
+    }
+
     fn hear(&mut self, event: &Event<'_>) {
         self.telling.event(event);
     }
@@ -224,9 +245,11 @@ impl Shop<'_> {
         };
         let mut shown = Shown::new(&room);
         let files = shown.add(&run.files).map_err(unwritten)?;
+        let mut mounted = Mounted::take(run, &self.secrets, store, &room, self.caller.uid)?;
+        shown.descriptors.append(&mut mounted.descriptors);
         let settings = shown.add_settings(&self.settings, &below.image);
         let settings = settings.map_err(unwritten)?;
-        let plan = self.plan(run, files, settings, below)?;
+        let plan = self.plan(run, files, &mut mounted, settings, below)?;
         let descriptors = shown.descriptors;
         self.note_single_id(plan.sandbox.identities.user_namespace.as_ref());
         // Root's changes are on disk with the ids that they have inside.
@@ -235,9 +258,12 @@ impl Shop<'_> {
             _ => UserNamespace::start(&plan.sandbox.identities)
                 .map_err(|error| blame::namespace(&error))?,
         };
+        let map = plan.sandbox.identities.user_namespace.as_ref();
+        mounted.set_owners(map, namespace.as_ref())?;
         let container =
             Container::start_build(&room, &plan.sandbox, &below.image, store, &descriptors)
                 .map_err(|error| blame::start("the build step", &error));
+        mounted.forget_names();
         let done = container.and_then(|container| {
             self.finish(container, &plan, &room, namespace.as_ref(), run, tar)
         });
@@ -260,10 +286,14 @@ impl Shop<'_> {
                 let image = stages(*number).expect("a stage takes files from stages before it");
                 (format!("stage {number}"), image)
             }
-            Origin::Image(_) => {
-                return Err(Failure::new(Actor::User, "cannot copy files of an image")
-                    .cause("`--from` of an image is not supported")
-                    .hint("write `FROM IMAGE AS NAME` before it, and `--from=NAME`"));
+            Origin::Image(reference) => {
+                let name = reference.to_string();
+                let image = match self.images.get(&name) {
+                    Some(image) => image.clone(),
+                    None => self.base(reference)?.1,
+                };
+                self.images.insert(name.clone(), image.clone());
+                (name, image)
             }
         };
         CopySource::image(&name, &image.layers).map(Some).map_err(|error| not_copied(&error))
@@ -273,13 +303,10 @@ impl Shop<'_> {
         &self,
         run: &Run,
         files: ShownFiles,
+        mounted: &mut Mounted<'_>,
         settings: StepSettings,
         below: &Below<'_>,
     ) -> Result<Plan, Failure> {
-        if !run.mounts.is_empty() {
-            return Err(Failure::new(Actor::User, "cannot run the step")
-                .cause("this version has no `--mount` for build steps"));
-        }
         let manifest = Manifest {
             identity: below.image.identity.clone(),
             reference: below.base.map_or_else(|| self.reference.to_string(), str::to_owned),
@@ -289,13 +316,16 @@ impl Shop<'_> {
         let command = WorkAsk::Command(run.command.clone());
         let mut task = Task::new(self.caller.clone(), self.reference.clone(), command);
         task.workdir = Some(run.workdir.clone().into());
-        task.variables = run.variables.iter().chain(&run.machine.0).cloned().collect();
+        let variables = run.variables.iter().chain(&run.machine.0).chain(&mounted.variables);
+        task.variables = variables.cloned().collect();
         task.network = match run.network {
             Network::Granted => None,
             Network::Loopback => Some(ric_policies::Network::Loopback),
         };
         let (user, base) = (run.user.clone(), below.base.map(str::to_owned));
-        let step = BuildStep { user, base, files, settings };
+        let mounts = std::mem::take(&mut mounted.mounts);
+        let read_only = std::mem::take(&mut mounted.read_only);
+        let step = BuildStep { user, base, files, mounts, read_only, settings };
         self.session.plan_step(&task, &step, &manifest)
     }
 

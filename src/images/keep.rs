@@ -95,6 +95,7 @@ pub(super) fn gc(args: &GcArgs) -> Result<Answer, Failure> {
             "layers": collected.layers,
             "blobs": collected.blobs,
             "partials": collected.partials,
+            "caches": collected.caches,
             "in_use": collected.in_use,
             "freed_bytes": collected.freed_bytes,
             "left_bytes": collected.left_bytes,
@@ -113,10 +114,11 @@ pub(super) fn gc(args: &GcArgs) -> Result<Answer, Failure> {
         text += &format!("{digest} has no name but is in use, and stays\n");
     }
     text += &format!(
-        "{freed} {} ({} layers, {} blobs); {} are left\n",
+        "{freed} {} ({} layers, {} blobs, {} caches of builds); {} are left\n",
         HumanBytes(collected.freed_bytes),
         collected.layers.len(),
         collected.blobs.len(),
+        collected.caches,
         HumanBytes(collected.left_bytes),
     );
     if args.max_size.is_some_and(|max_bytes| collected.left_bytes > max_bytes) {

@@ -8,6 +8,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use sha2::{Digest as _, Sha256};
 
+use super::PrepareError;
 use crate::store::LeasedLayer;
 use crate::{Digest, LayerDescriptor, LayerError, Limits, MediaType, Store, StoreError};
 
@@ -23,6 +24,12 @@ pub enum AddError<E: Debug + 'static> {
     Made {
         /// Why not.
         cause: E,
+    },
+    /// Its step cannot have what it asks for.
+    #[error("cannot prepare the step")]
+    Prepare {
+        /// Why not.
+        source: PrepareError,
     },
     /// It is larger than may be.
     #[error("the layer has more than {bytes_max} bytes")]
@@ -42,6 +49,12 @@ pub enum AddError<E: Debug + 'static> {
         /// Why not.
         source: StoreError,
     },
+}
+
+impl<E: Debug + 'static> From<PrepareError> for AddError<E> {
+    fn from(source: PrepareError) -> AddError<E> {
+        AddError::Prepare { source }
+    }
 }
 
 impl Store {

@@ -9,8 +9,10 @@ mod image;
 mod layer;
 mod look;
 mod merged;
+mod mounts;
 mod owner;
 mod patterns;
+mod prepared;
 mod timeless;
 
 use std::fmt::Debug;
@@ -27,6 +29,7 @@ pub use entries::write_entries;
 pub use image::Draft;
 pub use layer::AddError;
 pub use look::ImageFiles;
+pub use mounts::PrepareError;
 
 /// Says what keys are made of; another makes all old keys void.
 const KEY_FORM: &str = "run-in-container build 2";
@@ -79,12 +82,15 @@ pub trait Workshop {
         stages: &dyn Fn(usize) -> Option<Image>,
     ) -> Result<Digest, Self::Error>;
 
+    /// Whether the user has given a secret of this name.
+    fn has_secret(&self, id: &str) -> bool;
+
     /// Hears how the build gets on.
     fn hear(&mut self, event: &Event<'_>);
 }
 
 /// What a step stands on.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Below<'a> {
     /// The image so far.
     pub draft: &'a Draft,
@@ -186,6 +192,25 @@ struct Finished {
     base: Option<String>,
 }
 
+impl Finished {
+    /// What the next step stands on.
+    fn below(&self) -> Below<'_> {
+        let image = Image {
+            identity: crate::Identity::Digest(self.draft.chain()),
+            config: self.draft.config.clone(),
+            ..self.image.clone()
+        };
+        Below { draft: &self.draft, image, base: self.base.as_deref() }
+    }
+
+    /// Puts a layer upon the image.
+    fn put(&mut self, (layer, leased): (LayerDescriptor, LeasedLayer)) {
+        self.draft.layers.push(layer);
+        self.image.layers.push(leased.tree.clone());
+        self.image.lease = self.image.lease.and(leased);
+    }
+}
+
 /// Carries out all that the target of `recipe` needs: the image, which has no name yet, and what
 /// keeps its layers in the store until it has one.
 ///
@@ -223,18 +248,22 @@ impl Build<'_> {
             workshop.hear(&Event::Step { number, count: steps.len(), step });
             let mut is_empty = true;
             if let Some(act) = &step.act {
-                let made = self.act(act, &so_far, workshop);
-                let made = made.map_err(|source| BuildError::Step {
+                let failed = |source, below: &Finished| BuildError::Step {
                     file: self.recipe.file().to_owned(),
                     line: step.line,
                     text: step.text.clone(),
-                    below: Box::new(so_far.draft.clone()),
+                    below: Box::new(below.draft.clone()),
                     source: Box::new(source),
-                })?;
-                if let Some((layer, leased)) = made {
-                    so_far.draft.layers.push(layer);
-                    so_far.image.layers.push(leased.tree.clone());
-                    so_far.image.lease = so_far.image.lease.and(leased);
+                };
+                let made = self.make_workdir(act, &so_far, workshop);
+                if let Some((path, layer)) = made.map_err(|error| failed(error, &so_far))? {
+                    so_far.put(layer);
+                    let created_by = format!("WORKDIR {path}");
+                    so_far.draft.history.push(History { created_by, is_empty: false });
+                }
+                let made = self.act(act, &so_far, workshop);
+                if let Some(layer) = made.map_err(|error| failed(error, &so_far))? {
+                    so_far.put(layer);
                     is_empty = false;
                 }
             }
@@ -283,14 +312,10 @@ impl Build<'_> {
         so_far: &Finished,
         workshop: &mut W,
     ) -> Result<Option<(LayerDescriptor, LeasedLayer)>, AddError<W::Error>> {
-        let image = Image {
-            identity: crate::Identity::Digest(so_far.draft.chain()),
-            config: so_far.draft.config.clone(),
-            ..so_far.image.clone()
-        };
-        let below = Below { draft: &so_far.draft, image, base: so_far.base.as_deref() };
+        let below = so_far.below();
         if let Act::Test(run) = act {
-            workshop.test(run, &below).map_err(|cause| AddError::Made { cause })?;
+            let run = prepared::as_account(run, &below.image.layers)?;
+            workshop.test(&run, &below).map_err(|cause| AddError::Made { cause })?;
             return Ok(None);
         }
         self.layer(act, &below, workshop).map(Some)
@@ -310,7 +335,11 @@ impl Build<'_> {
             finished.map(|finished| finished.image.clone())
         };
         let mut key = match act {
-            Act::Run(run) => Some(run_key(run, act, below.draft)),
+            Act::Run(run) if run.mounts.is_empty() => Some(run_key(run, act, below.draft)),
+            Act::Run(run) => {
+                let files = self.bound_files(run, below, &stage, workshop)?;
+                Some(whole_key(&files, act, below.draft))
+            }
             Act::Copy(copy) => {
                 let files = workshop.digest(copy, below, &stage);
                 let files = files.map_err(|cause| AddError::Made { cause })?;
@@ -325,8 +354,15 @@ impl Build<'_> {
             return Ok((layer, leased));
         }
         let mut copied = None;
+        let prepared = match act {
+            Act::Run(run) => Some(self.prepared(run, below, &stage, workshop)?),
+            Act::Copy(_) | Act::Write(_) | Act::Test(_) => None,
+        };
         let (layer, leased) = store.lease_built(limits, |tar| match act {
-            Act::Run(run) | Act::Test(run) => workshop.run(run, below, tar),
+            Act::Run(run) | Act::Test(run) => match &prepared {
+                Some((run, below)) => workshop.run(run, below, tar),
+                None => workshop.run(run, below, tar),
+            },
             Act::Copy(_) | Act::Write(_) => {
                 copied = workshop.files(act, below, &stage, tar)?;
                 Ok(())
@@ -334,6 +370,13 @@ impl Build<'_> {
         })?;
         // A file that has changed since it was digested is kept for what it is now.
         key = copied.map(|files| whole_key(&files, act, below.draft)).or(key);
+        if let (Some((run, _)), Some(_)) = (&prepared, key)
+            && !run.mounts.is_empty()
+        {
+            // What was shown may be later than what was digested.
+            let files = self.bound_files(run, below, &stage, workshop)?;
+            key = key.filter(|key| *key == whole_key(&files, act, below.draft));
+        }
         if let Some(key) = key {
             store.note_build(&key, &layer).map_err(unkept)?;
         }

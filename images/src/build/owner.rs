@@ -43,8 +43,49 @@ pub(super) fn numbers(owner: &str, image: &Merged) -> Result<(u32, u32), CopyErr
     Ok((uid, gid))
 }
 
+/// Whom a command runs as.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Account {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// Of the user's line, if there is one.
+    pub(super) home: Option<String>,
+}
+
+/// The account that `USER[:GROUP]` means. Without a group it is that of the user's line; root's if
+/// a number has no line (Dockerfile reference, "USER").
+///
+/// # Errors
+/// [`CopyError::Owner`] for a name that the image does not have.
+pub(super) fn account(user: &str, image: &Merged) -> Result<Account, CopyError> {
+    let (name, group) = user.split_once(':').unwrap_or((user, ""));
+    let is_asked = |fields: &[String]| match name.parse::<u32>() {
+        Ok(_) => fields.get(2).is_some_and(|uid| uid == name),
+        Err(_) => fields.first().is_some_and(|first| first == name),
+    };
+    let fields = find("etc/passwd", is_asked, image)?;
+    let home = fields.as_ref().and_then(|fields| fields.get(5)).filter(|home| !home.is_empty());
+    let home = home.cloned();
+    let has_group = !group.is_empty();
+    if name.parse::<u32>().is_ok() && !has_group {
+        let gid = fields.as_ref().and_then(|fields| fields.get(3)?.parse().ok()).unwrap_or(0);
+        return Ok(Account { uid: name.parse().unwrap_or_default(), gid, home });
+    }
+    let (uid, gid) = numbers(user, image)?;
+    Ok(Account { uid, gid, home })
+}
+
 /// The fields of the first line of `file` that begins with `name`.
 fn line(file: &str, name: &str, image: &Merged) -> Result<Option<Vec<String>>, CopyError> {
+    find(file, |fields| fields.first().is_some_and(|first| first == name), image)
+}
+
+/// The fields of the first line of `file` that is the right one.
+fn find(
+    file: &str,
+    is_right: impl Fn(&[String]) -> bool,
+    image: &Merged,
+) -> Result<Option<Vec<String>>, CopyError> {
     let failed = |source| CopyError::Io { path: file.to_owned(), source };
     let opened = match image.real(file.as_bytes()) {
         Ok(Some(real)) => image.file(&real),
@@ -61,7 +102,7 @@ fn line(file: &str, name: &str, image: &Merged) -> Result<Option<Vec<String>>, C
     let mut lines = text.lines().map(|line| line.split(':').map(str::to_owned));
     Ok(lines.find_map(|fields| {
         let fields: Vec<String> = fields.collect();
-        (fields[0] == name).then_some(fields)
+        is_right(&fields).then_some(fields)
     }))
 }
 
@@ -71,6 +112,30 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[test]
+    fn commands_run_as_accounts_of_the_image() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("etc")).unwrap();
+        fs::write(root.path().join("etc/passwd"), "app:x:5:7::/srv:\nbare:x:9:9:::\n").unwrap();
+        fs::write(root.path().join("etc/group"), "staff:x:50:\n").unwrap();
+        let merged = Merged::open(&[root.path().to_owned()]).unwrap();
+        for (user, uid, gid, home) in [
+            ("app", 5, 7, Some("/srv")),
+            ("5", 5, 7, Some("/srv")),
+            ("app:staff", 5, 50, Some("/srv")),
+            ("5:8", 5, 8, Some("/srv")),
+            ("bare", 9, 9, None),
+            ("1000", 1000, 0, None),
+            ("1000:1000", 1000, 1000, None),
+        ] {
+            let expected = Account { uid, gid, home: home.map(str::to_owned) };
+            assert_eq!(account(user, &merged).unwrap(), expected, "{user}");
+        }
+        for (user, named) in [("ada", "/etc/passwd"), ("app:ada", "/etc/group")] {
+            assert!(account(user, &merged).unwrap_err().to_string().contains(named), "{user}");
+        }
+    }
 
     #[test]
     fn owners_are_those_of_the_image() {

@@ -58,7 +58,7 @@ pub use write::Contents;
 pub(crate) use bytes::Bytes;
 pub(crate) use error::{Fault, shown};
 pub(crate) use fingerprint::{fingerprint, sorted_names};
-pub(crate) use head::Head;
+pub(crate) use head::{END, Head};
 pub(crate) use header::{Device, Entries, Entry, Kind, Status};
 pub(crate) use measure::disk_bytes;
 pub(crate) use name::{

@@ -43,6 +43,8 @@ pub struct Collected {
     pub partials: u64,
     /// Layers and blobs that no name reaches, and that stay because they are in use.
     pub in_use: Vec<Digest>,
+    /// Caches of builds.
+    pub caches: u64,
     /// Bytes on disk that went.
     pub freed_bytes: u64,
     /// Bytes on disk that are left.
@@ -78,16 +80,22 @@ impl Store {
         // The slow part, before anybody has to wait for a name.
         let mut sizes = Sizes::new();
         self.measure(&mut sizes)?;
+        let mut collected = Collected::default();
+        // Caches go first: an image is harder to have again.
+        let room = match wish.max_bytes {
+            Some(max) => Some(max.saturating_sub(self.needed_bytes(&self.named()?, &sizes))),
+            None => None,
+        };
+        let caches = self.collect_caches(room, wish.dry_run, &mut collected)?;
         let work = self.work("garbage")?;
         let bin = work.make_directory()?;
         let lock = self.lock_names(FlockOperation::LockExclusive)?;
         self.measure(&mut sizes)?;
         let mut names = self.named()?;
         let evicted = match wish.max_bytes {
-            Some(max_bytes) => self.evict(&mut names, &sizes, max_bytes)?,
+            Some(max_bytes) => self.evict(&mut names, &sizes, max_bytes.saturating_sub(caches))?,
             None => Vec::new(),
         };
-        let mut collected = Collected::default();
         for Named { file, reference, manifest, .. } in evicted {
             if !wish.dry_run {
                 work.move_in(&bin, NAMES, &file)?;

@@ -142,7 +142,7 @@ impl Store {
     }
 
     /// The lock on the file at `path`, if it still stands there.
-    fn lock_named(
+    pub(super) fn lock_named(
         &self,
         path: &str,
         create: OFlags,

@@ -8,6 +8,7 @@
 //! layers/HEX/record.json   what it was made from, and its fingerprint
 //! generated/BOOT/KIND/HEX  small trees that can be made again, valid until the next boot
 //! builds/HEX               which layer a build step made, by the digest of what it was made from
+//! caches/WHOSE/files       what steps of builds keep: a cache of one user, by its name's digest
 //! layers/HEX/lease         locked by whoever uses the layer
 //! private/HEX              whose a blob or layer is that came with credentials
 //! names.lock               locked by whoever writes a name or collects garbage
@@ -25,6 +26,7 @@
 
 mod blobs;
 mod builds;
+mod caches;
 mod check;
 mod collect;
 mod docker_archive;
@@ -54,6 +56,7 @@ use rustix::io::Errno;
 
 use crate::Digest;
 
+pub use caches::CacheDirectory;
 pub use check::Damage;
 pub use collect::{Collect, Collected};
 pub use docker_archive::DockerArchiveError;

@@ -158,14 +158,19 @@ impl Container {
         let spec = blueprint::spec(sandbox, &id, &tools.directory)
             .map_err(|source| StartError::Describe { source })?;
         let top = top_layer(sandbox, &spec, image, store)?;
+        let stacked = stacked(&image.layers);
         let mut named = caller_descriptors(sandbox, descriptors)?;
         let mapped = match (room, blueprint::mapped_from(sandbox)) {
-            (Some(room), Some(_)) => mapped_directories(room, &top, &image.layers)?,
+            (Some(room), Some(_)) => mapped_directories(room, &top, &stacked)?,
             _ => Vec::new(),
         };
         named.extend(mapped.iter().map(AsFd::as_fd));
-        let (layers, tools_at) = (&image.layers, &tools.directory);
-        let places = Places { id: &id, top: &top, layers, tools: tools_at, room };
+        let layers = match (room, mapped.is_empty()) {
+            // Those get short names as they are mapped.
+            (_, false) => stacked,
+            (room, true) => short_ways(room, stacked, store)?,
+        };
+        let places = Places { id: &id, top: &top, layers: &layers, tools: &tools.directory, room };
         let steps = blueprint::steps(sandbox, &spec, &places);
         let (control, theirs) = monitor::socket_pair().map_err(unheard)?;
         monitor.start(&steps::encode(&steps), theirs, &named).map_err(unheard)?;
@@ -310,6 +315,56 @@ fn mapped_directories(
         all.push(open(layer)?);
     }
     Ok(all)
+}
+
+/// Layers that fit into a page of options by the paths that they have in a store.
+const LAYERS_LONG_MAX: usize = 40;
+/// Most that overlayfs stacks (`OVL_MAX_STACK`, fs/overlayfs/params.h), less the top layer.
+const LAYERS_MAX: usize = 499;
+
+/// Layers as overlayfs stacks them, which takes no directory twice (`ELOOP`). Where an image has
+/// the same layer at two places, the upper one has all that the lower one would show.
+fn stacked(layers: &[PathBuf]) -> Vec<PathBuf> {
+    let is_last = |at: usize| !layers[at + 1..].contains(&layers[at]);
+    (0..layers.len()).filter(|at| is_last(*at)).map(|at| layers[at].clone()).collect()
+}
+
+/// The paths of the image's layers; where there are many, by short links: options of mount(2) end
+/// with a page, and before Linux 6.7 overlayfs takes all layers in one option.
+fn short_ways(
+    room: Option<&Path>,
+    layers: Vec<PathBuf>,
+    store: &Store,
+) -> Result<Vec<PathBuf>, StartError> {
+    let count = layers.len();
+    if count > LAYERS_MAX {
+        let why = format!("overlayfs stacks at most {LAYERS_MAX}; build the image with fewer");
+        return Err(prepare(format!("a root of {count} layers"))(io::Error::other(why)));
+    }
+    if count <= LAYERS_LONG_MAX {
+        return Ok(layers);
+    }
+    let link = |folder: BorrowedFd<'_>| -> io::Result<()> {
+        for (number, layer) in layers.iter().enumerate() {
+            rustix::fs::symlinkat(layer, folder, number.to_string())?;
+        }
+        Ok(())
+    };
+    let failed = prepare("links to the image's layers");
+    let folder = match room {
+        Some(room) => {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let opened = rustix::fs::open(room, flags, Mode::empty()).map_err(io::Error::from);
+            opened.and_then(|opened| link(opened.as_fd())).map_err(failed)?;
+            room.to_owned()
+        }
+        None => {
+            let key = format!("{layers:?}");
+            let made = store.generated("links", &ric_images::Digest::of(key.as_bytes()), link);
+            made.map_err(|source| failed(io::Error::other(source)))?
+        }
+    };
+    Ok((0..count).map(|number| folder.join(number.to_string())).collect())
 }
 
 /// The descriptors of the caller's mounts, in the order in which steps number them.

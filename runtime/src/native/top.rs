@@ -15,7 +15,7 @@ use ric_policies::Access;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 
 use crate::host::read_copied;
-use crate::{MountKind, OWN_DIRECTORY, RootSource, Sandbox};
+use crate::{Mount, MountKind, OWN_DIRECTORY, RootSource, Sandbox};
 
 /// What one path of the layer is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +80,12 @@ pub(crate) fn tree(sandbox: &Sandbox, spec: &oci::Spec, resolver: &str) -> Tree 
             add(&mut tree, path, Entry::Copy);
         }
     }
-    for mount in &sandbox.mounts {
+    // What a build step mounts beside the devices has its place in the image.
+    let is_placed = |mount: &&Mount| {
+        let is_of_step = matches!(mount.kind, MountKind::Caller { .. } | MountKind::Tmpfs { .. });
+        is_build && is_of_step && !mount.target.starts_with("/dev")
+    };
+    for mount in sandbox.mounts.iter().filter(|mount| !is_placed(mount)) {
         let entry = match mount.kind {
             MountKind::Device | MountKind::Caller { directory: false, .. } => {
                 Entry::File(String::new())

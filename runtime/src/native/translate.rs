@@ -217,11 +217,14 @@ fn changed_root_step(setting: &Setting<'_>, changes: &Changes<'_>) -> Step {
             (names.map(String::into_bytes).collect(), Mounter::Root)
         }
         None => {
-            // Short ways, so that a page of options holds some forty layers.
+            // Short ways: a page of options has to hold them all.
             let store = changes.room.ancestors().nth(2).unwrap_or(changes.room);
-            let near = |layer: &Path| match layer.strip_prefix(store) {
-                Ok(below) => escaped(&Path::new("../..").join(below)),
-                Err(_) => escaped(layer),
+            let near = |layer: &Path| match layer.strip_prefix(changes.room) {
+                Ok(here) => escaped(here),
+                Err(_) => match layer.strip_prefix(store) {
+                    Ok(below) => escaped(&Path::new("../..").join(below)),
+                    Err(_) => escaped(layer),
+                },
             };
             let layers = setting.layers.iter().rev().map(|layer| near(layer));
             (std::iter::once(near(setting.top)).chain(layers).collect(), Mounter::Owner)

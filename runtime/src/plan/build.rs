@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use ric_images::{Identity, Manifest};
 use ric_policies::{Access, Network, Policy, Protection};
 
+use super::target::parse_target;
 use super::{Decided, Plan, engine, identity, limits, mounts, program, sandbox, variables};
 use crate::admit::{admit, judge};
 use crate::{
-    Admitted, Caller, Host, Identities, Mount, MountKind, PathFacts, Program, Refusal, Rule, Task,
-    Work,
+    Admitted, Caller, Host, Identities, Mount, MountKind, PathFacts, PathKind, Program, Refusal,
+    Rule, Task, Work,
 };
 
 /// Capabilities of uid 0 of a build step, in its own user namespace: Docker's default (moby
@@ -42,8 +43,30 @@ pub struct BuildStep {
     /// Files of the store's own that it finds, read-only: where, and what they are. Descriptors are
     /// numbered in this order.
     pub files: Vec<(PathBuf, PathFacts)>,
+    /// What it sees besides, at places that the image has. Descriptors come after those of `files`.
+    pub mounts: Vec<StepMount>,
+    /// What of the image it may not write, with all below.
+    pub read_only: Vec<PathBuf>,
     /// What it is told of the machine.
     pub settings: StepSettings,
+}
+
+/// One thing that a step sees besides the image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepMount {
+    /// Where: a path without links in it.
+    pub target: PathBuf,
+    /// What.
+    pub kind: StepMountKind,
+}
+
+/// What a step sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StepMountKind {
+    /// A directory or file of whoever builds, by descriptor.
+    Own(PathFacts, Access),
+    /// Memory, with at most so many bytes, and no more than half of the step's own memory.
+    Tmpfs(Option<u64>),
 }
 
 /// What a step is told of the machine whose network it has, if policy allows that: how to reach
@@ -52,7 +75,7 @@ pub struct BuildStep {
 pub struct StepSettings {
     /// Variables; the step's own win.
     pub variables: Vec<(String, String)>,
-    /// Files, as those of [`BuildStep`]; their descriptors come after those.
+    /// Files, as those of [`BuildStep`]; their descriptors come last.
     pub files: Vec<(PathBuf, PathFacts)>,
 }
 
@@ -127,10 +150,15 @@ pub fn plan_build(
     let time = policy.build.time.default.as_ref().map(|rule| rule.value);
     limits.deadline = limits.deadline.into_iter().chain(time).min();
     let mut mounts = mounts::of_build(limits.memory_basis_bytes, host.page_bytes);
+    let half_bytes = mounts::half_bytes(limits.memory_basis_bytes, host.page_bytes);
     let told = policy.build.settings.value && network == Network::Host;
     let settings = if told { &step.settings } else { &StepSettings::default() };
-    let files = step.files.iter().chain(&settings.files).enumerate();
-    mounts.extend(files.map(|(descriptor, file)| shown(descriptor, file)));
+    mounts.extend((0..).zip(&step.files).map(|(descriptor, file)| shown(descriptor, file)));
+    let mut next = step.files.len();
+    for mount in &step.mounts {
+        mounts.push(mounted(mount, &mut next, half_bytes)?);
+    }
+    mounts.extend((next..).zip(&settings.files).map(|(number, file)| shown(number, file)));
     let work = Work {
         program: Program::Command(program::command(asked(task), manifest)?),
         variables: variables::of_build(task, &settings.variables)?,
@@ -146,6 +174,7 @@ pub fn plan_build(
     let decided = Decided { engine, network, identities, limits, mounts };
     let mut sandbox = sandbox(task, manifest, policy, host, decided)?;
     sandbox.root_access = Access::ReadWrite;
+    sandbox.readonly_paths.extend(step.read_only.iter().cloned());
     if is_root {
         sandbox.seccomp = SECCOMP.to_owned();
         sandbox.enforced.insert(Protection::Seccomp, SECCOMP.to_owned());
@@ -164,6 +193,32 @@ fn shown(descriptor: usize, (target, facts): &(PathBuf, PathFacts)) -> Mount {
         access: Access::ReadOnly,
     };
     Mount { target: target.clone(), kind }
+}
+
+/// A mount of a step, which takes the descriptor `next` if it needs one.
+fn mounted(mount: &StepMount, next: &mut usize, half_bytes: u64) -> Result<Mount, Refusal> {
+    let refused = |why| Refusal::MountTarget { target: mount.target.clone(), why };
+    let target = parse_target(&mount.target).map_err(refused)?;
+    mounts::refuse_kernels(&target).map_err(refused)?;
+    let kind = match &mount.kind {
+        StepMountKind::Own(facts, access) => {
+            let descriptor = *next;
+            *next += 1;
+            MountKind::Caller {
+                descriptor,
+                source: facts.real.clone(),
+                device: facts.device,
+                inode: facts.inode,
+                directory: facts.kind == PathKind::Directory,
+                access: *access,
+            }
+        }
+        StepMountKind::Tmpfs(bytes_max) => {
+            let size_bytes = bytes_max.map_or(half_bytes, |bytes| bytes.clamp(1, half_bytes));
+            MountKind::Tmpfs { size_bytes, mode: mounts::TMP_MODE, executable: true }
+        }
+    };
+    Ok(Mount { target, kind })
 }
 
 fn asked(task: &Task) -> &[String] {

@@ -20,7 +20,7 @@ const DEVICES: [&str; 6] =
     ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
 
 /// Sticky and writable for all, as `/tmp` is everywhere: the task's uid need not own it.
-const TMP_MODE: u32 = 0o1777;
+pub(super) const TMP_MODE: u32 = 0o1777;
 
 /// Trees of the machine that no policy can allow: the kernel's own interfaces.
 const KERNEL_TREES: [&str; 3] = ["/proc", "/sys", "/dev"];
@@ -71,11 +71,7 @@ pub(super) fn mounts(
 /// What every sandbox has, asked or not.
 fn own_mounts(memory_basis_bytes: u64, page_bytes: u64) -> Vec<Mount> {
     let mount = |target: &str, kind| Mount { target: PathBuf::from(target), kind };
-    // Half of the memory, as the kernel's own default for a tmpfs is half of the machine's: what
-    // is in it counts as the task's memory, and a full one shall be ENOSPC, not a killed task.
-    let page_bytes = page_bytes.max(1);
-    let half = memory_basis_bytes / 2;
-    let size_bytes = (half - half % page_bytes).max(page_bytes);
+    let size_bytes = half_bytes(memory_basis_bytes, page_bytes);
     let tmpfs = |executable| MountKind::Tmpfs { size_bytes, mode: TMP_MODE, executable };
     let mut all = vec![mount("/proc", MountKind::Proc), mount("/dev/pts", MountKind::Devpts)];
     all.extend(DEVICES.map(|device| mount(device, MountKind::Device)));
@@ -83,6 +79,22 @@ fn own_mounts(memory_basis_bytes: u64, page_bytes: u64) -> Vec<Mount> {
     all.push(mount("/tmp", tmpfs(true)));
     all.push(mount("/dev/shm", tmpfs(false)));
     all
+}
+
+/// Half of the memory, as the kernel's own default for a tmpfs is half of the machine's: what is in
+/// it counts as the task's memory, and a full one shall be ENOSPC, not a killed task.
+pub(super) fn half_bytes(memory_basis_bytes: u64, page_bytes: u64) -> u64 {
+    let page_bytes = page_bytes.max(1);
+    let half = memory_basis_bytes / 2;
+    (half - half % page_bytes).max(page_bytes)
+}
+
+/// Refuses a target of a build step that the kernel's own trees or this program's directory have,
+/// or that lies above them.
+pub(super) fn refuse_kernels(target: &Path) -> Result<(), String> {
+    let mut reserved = KERNEL_TREES.iter().chain([&OWN_DIRECTORY]);
+    let found = reserved.find(|tree| related(target, Path::new(tree)));
+    found.map_or(Ok(()), |tree| Err(format!("the sandbox's own {tree} is there")))
 }
 
 /// What a build step has: no directory of its own that would hide the image's or be forgotten.

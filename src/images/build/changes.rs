@@ -50,6 +50,13 @@ pub(super) fn remove(room: &Path, namespace: Option<&UserNamespace>) -> io::Resu
     }
 }
 
+/// Gives `path` to ids of the namespace.
+pub(super) fn own(path: &Path, ids: (u32, u32), namespace: &UserNamespace) -> io::Result<()> {
+    let mut command = helper(namespace, path);
+    command.arg(format!("--own={}:{}", ids.0, ids.1));
+    run(command, &mut io::sink())
+}
+
 fn helper(namespace: &UserNamespace, directory: &Path) -> Command {
     // This very program, whatever has happened to its file since.
     let mut command = Command::new("/proc/self/exe");
@@ -81,12 +88,17 @@ pub(crate) fn changes(args: &ChangesArgs) -> Result<Answer, Failure> {
         Failure::new(Actor::Us, format!("cannot handle {}", args.directory.display()))
             .because(&error)
     };
-    let directory = open(&args.directory).map_err(failed)?;
     let namespace = File::open(&args.userns).map_err(failed)?;
     let kind = Some(LinkNameSpaceType::User);
     rustix::thread::move_into_link_name_space(namespace.as_fd(), kind)
         .map_err(|errno| failed(errno.into()))?;
-    if args.pack {
+    if let Some(own) = &args.own {
+        let ids =
+            own.split_once(':').and_then(|(uid, gid)| Some((uid.parse().ok()?, gid.parse().ok()?)));
+        let (uid, gid) = ids.ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+        std::os::unix::fs::lchown(&args.directory, Some(uid), Some(gid)).map_err(failed)?;
+    } else if args.pack {
+        let directory = open(&args.directory).map_err(failed)?;
         let left_out = args.leave_out.iter().map(|path| path.as_bytes().to_vec()).collect();
         let how = Pack { mtime_max: args.mtime_max, left_out, is_image: false };
         let mut stdout = io::BufWriter::with_capacity(1 << 17, io::stdout().lock());

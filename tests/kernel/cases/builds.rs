@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::case::{BOTH, Case, EVERYONE};
-use crate::images::Image;
+use crate::images::{Entry, Image};
 use crate::launch::{Ran, Stage, claim};
 use crate::leftovers::nothing_left;
 use crate::person::Person;
@@ -24,6 +24,9 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("failed_build_shows_where_and_opens_a_shell", shows_where),
         Case::new("killed_build_leaves_nothing_to_the_next", leaves_nothing),
         Case::new("interrupted_build_leaves_nothing", interrupted),
+        Case::new("builds_and_runs_images_of_many_layers", many_layers),
+        Case::new("step_runs_as_an_account_of_the_image", runs_as_account),
+        Case::new("working_directory_that_is_missing_is_made", workdir_is_made),
         Case::new("policy_forbids_building", policy_forbids).people(&[Person::Root]),
         Case::new("policy_bounds_what_a_build_step_takes", policy_bounds).people(&[Person::Root]),
     ]
@@ -250,6 +253,66 @@ fn start_and_signal(stage: &Stage, folder: &str, signal: Signal) -> Result<(), F
     let answer = running.wait()?;
     claim!(answer.code != Some(0), "{}", answer.told());
     Ok(())
+}
+
+/// More layers than a page of options of mount(2) holds by their paths, one of them twice.
+fn many_layers(stage: &Stage) -> Result<(), Failed> {
+    let mut image = Image::busybox(json!({"Env": ["PATH=/bin"]}))?;
+    let file = |n: usize, text: &str| Entry::file(&format!("data/{n}"), 0o644, text);
+    image.layers.extend((0..120).map(|n| vec![file(n, "n"), file(500, &n.to_string())]));
+    let again = image.layers[60].clone();
+    image.layers.push(again);
+    let base = stage.file("many.tar", image.docker_archive()?)?;
+    let folder = recipe(stage, "")?;
+    let count = "ls /data | wc -l; cat /data/500";
+    let text =
+        format!("FROM docker-archive:{base}\nRUN {count}\nCMD [\"sh\", \"-c\", \"{count}\"]\n");
+    fs::write(format!("{folder}/Dockerfile"), text)?;
+    let built = build(stage, &[], &folder)?.expect_code(0)?.answer;
+    claim!(built.stderr.contains("121\n59"), "{}", built.told());
+    let ran = run_tool(stage, &[])?;
+    claim!(ran == "121\n59", "{ran}");
+    // Beyond what overlayfs stacks.
+    let mut image = Image::busybox(json!({}))?;
+    image.layers.extend((0..600).map(|n| vec![file(n, "n")]));
+    let many = stage.file("most.tar", image.docker_archive()?)?;
+    let words = ["run", "--image", &format!("docker-archive:{many}"), "--", "/bin/true"];
+    let refused = stage.cli(&words).output()?.expect_code(125)?.answer;
+    claim!(refused.stderr.contains("overlayfs stacks at most 499"), "{}", refused.told());
+    no_work_left(stage)
+}
+
+fn runs_as_account(stage: &Stage) -> Result<(), Failed> {
+    let text = "RUN echo app:x:5:7::/srv:/bin/sh >/etc/passwd; echo staff:x:50: >/etc/group\n\
+                USER app\nWORKDIR /w\nRUN echo \"$(id -u) $(id -g) $HOME\"\n\
+                USER app:staff\nRUN echo \"$(id -u) $(id -g)\"\n\
+                USER 1000\nENV HOME=/own\nRUN echo \"$(id -u) $(id -g) $HOME\"\n\
+                USER nobodyhere\nRUN true";
+    let folder = recipe(stage, text)?;
+    let failed = build(stage, &[], &folder)?.expect_code(125)?.answer;
+    for line in ["5 7 /srv", "5 50", "1000 0 /own"] {
+        let is_said = failed.stderr.lines().any(|said| said == line);
+        claim!(is_said, "`{line}` is missing: {}", failed.told());
+    }
+    for part in ["Dockerfile:12", "the image's /etc/passwd has no `nobodyhere`"] {
+        claim!(failed.stderr.contains(part), "`{part}` is missing: {}", failed.told());
+    }
+    no_work_left(stage)
+}
+
+/// As Docker does: of the image that is built upon, too.
+fn workdir_is_made(stage: &Stage) -> Result<(), Failed> {
+    let config = json!({"Env": ["PATH=/bin"], "WorkingDir": "/gone/away"});
+    let base = stage.file("gone.tar", Image::busybox(config)?.docker_archive()?)?;
+    let folder = recipe(stage, "")?;
+    let text =
+        format!("FROM docker-archive:{base}\nRUN pwd; echo x >here\nCMD [\"cat\", \"here\"]\n");
+    fs::write(format!("{folder}/Dockerfile"), text)?;
+    let built = build(stage, &[], &folder)?.expect_code(0)?.answer;
+    claim!(built.stderr.lines().any(|line| line == "/gone/away"), "{}", built.told());
+    let ran = run_tool(stage, &[])?;
+    claim!(ran == "x\n", "{ran}");
+    no_work_left(stage)
 }
 
 fn policy_forbids(stage: &Stage) -> Result<(), Failed> {

@@ -1,5 +1,6 @@
 //! The claims, by what they are about.
 
+mod build_mounts;
 mod builds;
 mod calls;
 mod clean_up;
@@ -35,6 +36,7 @@ pub(crate) fn all() -> Vec<Case> {
         hostile::cases(),
         limits::cases(),
         builds::cases(),
+        build_mounts::cases(),
         definitions::cases(),
         calls::cases(),
         warm::cases(),
