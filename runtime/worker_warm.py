@@ -7,6 +7,7 @@ Executed by `worker.py` when its owner's HELLO asks for READY or for forks, with
 import _socket
 import gc
 import os
+import select
 import sys
 
 try:
@@ -45,6 +46,11 @@ class Buffered(core.Connection):
     def begin(self):
         self.socket = _socket.socket(fileno=self.fd)
         self.socket.settimeout(None)
+        # Who sleeps in recvmsg(2) is woken for nothing each time that the owner reads an answer,
+        # because there is room to write then (unix_write_space of Linux); in poll(2) not.
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        self.wait = poll.poll
         self.data, self.at = b"", 0
         self.descriptors, self.known = [], {}
 
@@ -59,6 +65,7 @@ class Buffered(core.Connection):
         """Reads until `size` bytes of the present frame are here."""
         data, receive = self.data[self.at :], self.socket.recvmsg
         while len(data) < size:
+            self.wait()
             more, ancillary, _, _ = receive(READ_BYTES, ONE_DESCRIPTOR, CLOEXEC)
             if not more:
                 core.leave(0)

@@ -200,7 +200,8 @@ class GlobusCompute(Contender):
         serializer = ComputeSerializer()
         parts = [serializer.serialize(part) for part in (noop, (), {})]
         self.buffer = serializer.pack_buffers(parts)
-        # Its workers are started by programs of its own environment.
+        # Its workers are started by programs of its own environment, and import this module.
+        os.environ["PYTHONPATH"] = str(HERE)
         os.environ["PATH"] = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
         self.engine = self.make(engines, kind)
         self.engine.start(endpoint_id=uuid.uuid4(), run_dir=self.folder.name)

@@ -26,10 +26,10 @@ T = TypeVar("T")
 
 #: Calls that are with the daemon beyond one for each worker: enough that no worker waits for the
 #: next one, few enough that those behind them can still be cancelled without a word to anybody.
-PREFETCHED = 16
+PREFETCHED = 20
 #: From so many free places on, more calls are handed over. Less than the above, so that those that
 #: are with the daemon outlast the way there.
-REFILL_FROM = 8
+REFILL_FROM = 10
 _BUSY_WAIT_S_MAX = 5.0
 
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ric_runtime::{Caller, Header, Kind, PAYLOAD_BYTES_MAX, Party, Sha256Digest, TaskId};
 use serde::Deserialize;
@@ -47,6 +47,59 @@ pub(super) struct Client {
     pub(super) tasks: HashMap<TaskId, u64>,
     /// What epoll waits for.
     pub(super) interest: super::events::Interest,
+    /// What is held back for a moment.
+    held: Held,
+}
+
+/// Since when answers are held back, and for how many turns.
+#[derive(Debug, Default)]
+struct Held {
+    since: Option<Instant>,
+    turns: u32,
+}
+
+/// A client with so many tasks under way waits for no single one: to write each answer by itself
+/// would cost a system call here and a wakeup there.
+const HOLD_TASKS_MIN: usize = 8;
+/// Most turns, bytes and time that answers are held back for.
+const HOLD_TURNS_MAX: u32 = 5;
+const HOLD_BYTES_MAX: usize = 16 << 10;
+pub(super) const HOLD_TIME: Duration = Duration::from_micros(200);
+
+impl Client {
+    /// One that has just connected.
+    pub(super) fn new(id: ClientId, stream: UnixStream, caller: Caller, pid: i32) -> Client {
+        Client {
+            id,
+            stream,
+            caller,
+            pid,
+            name: None,
+            reader: Reader::default(),
+            writer: Writer::default(),
+            handles: HashMap::new(),
+            handles_opened: 0,
+            functions: Functions::default(),
+            tasks: HashMap::new(),
+            interest: super::events::Interest::Read,
+            held: Held::default(),
+        }
+    }
+
+    /// Whether what waits to be written is held back for more to come.
+    pub(super) fn holds_back(&mut self, now: Instant) -> bool {
+        let since = *self.held.since.get_or_insert(now);
+        self.held.turns += 1;
+        let holds = !self.writer.is_empty()
+            && self.tasks.len() >= HOLD_TASKS_MIN
+            && self.held.turns < HOLD_TURNS_MAX
+            && self.writer.bytes() < HOLD_BYTES_MAX
+            && now.saturating_duration_since(since) < HOLD_TIME;
+        if !holds {
+            self.held = Held::default();
+        }
+        holds
+    }
 }
 
 /// What a client has opened.

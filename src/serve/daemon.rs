@@ -21,7 +21,7 @@ use serde_json::json;
 use super::answer::Ending;
 use super::audit::Audit;
 use super::client::{
-    CallAsk, Client, ClientId, FromClients, Functions, HandleId, HelloAsk, Leads, Modules,
+    CallAsk, Client, ClientId, FromClients, HOLD_TIME, HandleId, HelloAsk, Leads, Modules,
 };
 use super::events::{Due, Events, Interest, Source, Timers};
 use super::hands::Hands;
@@ -121,6 +121,8 @@ impl Daemon {
     /// What the kernel says when it cannot be waited at all.
     pub(super) fn turn(&mut self) -> io::Result<()> {
         let time = self.timers.until_next(Instant::now());
+        let held = (!self.clients_to_flush.is_empty()).then_some(HOLD_TIME);
+        let time = held.into_iter().chain(time).min();
         for source in self.events.wait(time)? {
             self.attend(source);
         }
@@ -168,10 +170,16 @@ impl Daemon {
         }
     }
 
-    /// Writes what waits, and waits for what could not be written.
+    /// Writes what waits, but for what is held back a moment longer, and waits for what could not
+    /// be written.
     fn flush(&mut self) {
+        let now = Instant::now();
         for id in std::mem::take(&mut self.clients_to_flush) {
             let Some(client) = self.clients.get_mut(&id) else { continue };
+            if client.holds_back(now) {
+                self.clients_to_flush.insert(id);
+                continue;
+            }
             if client.writer.flush(client.stream.as_fd()).is_err() {
                 self.close(id);
                 continue;
@@ -228,22 +236,8 @@ impl Daemon {
         self.users.entry(peer.uid).or_default().clients += 1;
         let name = read_login_name(peer.uid);
         let caller = Caller { uid: peer.uid, gid: peer.gid, groups: peer.groups, name };
-        let client = Client {
-            id,
-            stream,
-            caller,
-            pid: peer.pid,
-            name: None,
-            reader: ric_runtime::wire::Reader::default(),
-            writer: ric_runtime::wire::Writer::default(),
-            handles: HashMap::new(),
-            handles_opened: 0,
-            functions: Functions::default(),
-            tasks: HashMap::new(),
-            interest: Interest::Read,
-        };
         self.timers.add(Instant::now() + GREETING, Due::Greeting(id));
-        self.clients.insert(id, client);
+        self.clients.insert(id, Client::new(id, stream, caller, peer.pid));
         self.counted.connections += 1;
     }
 
