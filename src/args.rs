@@ -7,6 +7,7 @@ mod daemon;
 mod environments;
 mod images;
 mod sandbox;
+mod submitted;
 mod values;
 mod verbs;
 
@@ -21,12 +22,13 @@ pub(crate) use images::{
     ListArgs, PullArgs, RemoveArgs, VerifyArgs,
 };
 pub(crate) use sandbox::SandboxArgs;
+pub(crate) use submitted::{CancelArgs, ResultArgs, StatusArgs, SubmitArgs};
 pub(crate) use values::{
     BuildSecret, BuildSecretSource, Input, Kept, Keyword, MountPoint, Secret, Variable,
 };
 pub(crate) use verbs::{
-    CallArgs, CompletionsArgs, DoctorArgs, ManArgs, PlanArgs, PolicyArgs, PolicyCheckArgs,
-    PolicyShowArgs, PolicyVerb, RunArgs,
+    CallArgs, CalledArgs, CompletionsArgs, DoctorArgs, ManArgs, PlanArgs, PolicyArgs,
+    PolicyCheckArgs, PolicyShowArgs, PolicyVerb, RunArgs,
 };
 
 /// Run functions and commands in container sandboxes
@@ -77,6 +79,10 @@ pub(crate) enum Verb {
     Logs(LogsArgs),
     Top(TopArgs),
     Metrics(MetricsArgs),
+    Submit(SubmitArgs),
+    Status(StatusArgs),
+    Result(ResultArgs),
+    Cancel(CancelArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
     #[command(hide = true)]
@@ -89,6 +95,7 @@ impl Verb {
         match self {
             Self::Run(RunArgs { sandbox, .. })
             | Self::Call(CallArgs { sandbox, .. })
+            | Self::Submit(SubmitArgs { sandbox, .. })
             | Self::Plan(PlanArgs { sandbox, .. }) => sandbox.json,
             Self::Doctor(args) => args.json,
             Self::Policy(args) => match &args.verb {
@@ -113,6 +120,9 @@ impl Verb {
             Self::Ps(args) => args.json,
             Self::Stop(args) => args.json,
             Self::Logs(args) => args.json,
+            Self::Status(args) => args.json,
+            Self::Result(args) => args.json,
+            Self::Cancel(args) => args.json,
             Self::Serve(args) => args.json,
             Self::Top(_)
             | Self::Metrics(_)

@@ -25,12 +25,11 @@ pub(crate) fn call(mut args: CallArgs) -> Result<Answer, Failure> {
     let policy = session::load_policy(&args.sandbox.policy)?;
     let environment = environments::apply(&mut args.sandbox, &policy)?;
     let store = args.sandbox.store.clone();
-    let function = args.function.name.clone();
-    let daemon = Daemon::wanted(&args);
-    let (task, descriptors) = task::call(args, environment)?;
+    let function = args.called.function.name.clone();
+    let daemon = Daemon::wanted(&args)?;
+    let (task, descriptors) = task::call(args.sandbox, args.called, environment)?;
     if let Some(outcome) = daemon.call(&task, &descriptors, json)? {
-        let outcome = without_pickle(outcome, &function);
-        return Ok(if json { answer_json(&outcome) } else { answer(&outcome) });
+        return Ok(show(outcome, &function, json));
     }
     let mut session = Session::open(policy, &task.caller, store.as_deref())?;
     let stderr = io::stderr();
@@ -38,8 +37,13 @@ pub(crate) fn call(mut args: CallArgs) -> Result<Answer, Failure> {
     // A function has arguments; what is on our standard input is not one of them.
     let streams = Streams { stdin: Stream::Null, stdout: printed, stderr: printed, terminal: None };
     let outcome = carry_out(&mut session, &task, &descriptors, streams)?;
-    let outcome = without_pickle(outcome, &function);
-    Ok(if json { answer_json(&outcome) } else { answer(&outcome) })
+    Ok(show(outcome, &function, json))
+}
+
+/// What is printed of a call's outcome; `function` names it.
+pub(crate) fn show(outcome: Outcome, function: &str, json: bool) -> Answer {
+    let outcome = without_pickle(outcome, function);
+    if json { answer_json(&outcome) } else { answer(&outcome) }
 }
 
 /// A pickle can run any code in whoever decodes it, so that this program shows none.

@@ -11,6 +11,7 @@ mod session;
 mod warm;
 
 mod call;
+mod cancel;
 mod doctor;
 mod environments;
 mod images;
@@ -20,9 +21,12 @@ mod metrics;
 mod plan;
 mod policy;
 mod ps;
+mod result;
 mod run;
 mod serve;
+mod status;
 mod stop;
+mod submit;
 mod top;
 
 mod machine;
@@ -51,19 +55,21 @@ struct Answer {
     stdout: Vec<u8>,
     stderr: Vec<u8>,
     exit_code: u8,
+    /// What is done once all of it has been printed.
+    afterwards: Option<Box<dyn FnOnce() -> Result<(), Failure>>>,
 }
 
 impl Answer {
     /// Text for standard output, and success.
     fn text(stdout: impl Into<Vec<u8>>) -> Self {
-        Self { stdout: stdout.into(), stderr: Vec::new(), exit_code: 0 }
+        Self { stdout: stdout.into(), stderr: Vec::new(), exit_code: 0, afterwards: None }
     }
 
     /// One JSON value on a line of its own.
     fn json(value: &impl serde::Serialize, exit_code: u8) -> Self {
         let mut stdout = serde_json::to_vec(value).expect("our values have text keys");
         stdout.push(b'\n');
-        Self { stdout, stderr: Vec::new(), exit_code }
+        Self { exit_code, ..Self::text(stdout) }
     }
 }
 
@@ -77,7 +83,7 @@ fn main() -> ExitCode {
         }
         Err(error) => explain(&error, asks_for_json(&arguments)),
     };
-    print(&answer)
+    print(answer)
 }
 
 /// Everything below opens paths and reads variables as the user who typed them. With the rights of
@@ -106,6 +112,10 @@ fn dispatch(verb: Verb) -> Result<Answer, Failure> {
         Verb::Logs(args) => logs::logs(&args),
         Verb::Top(args) => top::top(&args),
         Verb::Metrics(args) => metrics::metrics(&args),
+        Verb::Submit(args) => submit::submit(args),
+        Verb::Status(args) => status::status(&args),
+        Verb::Result(args) => result::result(args),
+        Verb::Cancel(args) => cancel::cancel(&args),
         Verb::Completions(args) => Ok(manual::completions(args.shell)),
         Verb::Man(args) => manual::write_pages(&args.directory),
         Verb::Changes(args) => images::build::changes::changes(&args),
@@ -121,11 +131,8 @@ fn report(failure: &Failure, json: bool) -> Answer {
     if json {
         return Answer::json(&failure.to_json(), failure.exit_code);
     }
-    Answer {
-        stdout: Vec::new(),
-        stderr: failure.to_string().into_bytes(),
-        exit_code: failure.exit_code,
-    }
+    let stderr = failure.to_string().into_bytes();
+    Answer { stderr, exit_code: failure.exit_code, ..Answer::text("") }
 }
 
 /// Turns clap's answer into ours: help goes to standard output, a mistake becomes a failure.
@@ -138,18 +145,23 @@ fn explain(error: &clap::Error, json: bool) -> Answer {
     }
     if kind == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         let stderr = styled.to_string().into_bytes();
-        return Answer { stdout: Vec::new(), stderr, exit_code: EXIT_FAILED };
+        return Answer { stderr, exit_code: EXIT_FAILED, ..Answer::text("") };
     }
     report(&Failure::from_command_line(error), json)
 }
 
 /// Prints and says how to exit. What could not be printed is not passed over in silence.
-fn print(answer: &Answer) -> ExitCode {
+fn print(answer: Answer) -> ExitCode {
     let stdout = io::stdout().lock();
     // A closed standard error leaves nobody to tell; the exit code still does.
     let _ = io::stderr().lock().write_all(&answer.stderr);
     match write_all(stdout, &answer.stdout) {
-        Ok(()) => ExitCode::from(answer.exit_code),
+        Ok(()) => {
+            if let Some(Err(failure)) = answer.afterwards.map(|act| act()) {
+                let _ = write!(io::stderr(), "{failure}");
+            }
+            ExitCode::from(answer.exit_code)
+        }
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(EXIT_BROKEN_PIPE),
         Err(error) => {
             let failure = Failure::new(Actor::User, "cannot write to standard output")

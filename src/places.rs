@@ -128,6 +128,28 @@ pub(crate) fn machine_settings() -> MachineSettings {
     MachineSettings::read(&|name| std::env::var_os(name), Path::new("/"))
 }
 
+/// Where a daemon of this user keeps what was submitted to it. As for images, a directory that
+/// machines share is not used: a daemon is one machine's.
+#[expect(clippy::disallowed_methods, reason = "libraries get what the environment says from here")]
+pub(crate) fn task_state(uid: u32) -> PathBuf {
+    usual_task_state(
+        uid,
+        |name| std::env::var_os(name),
+        |place| is_local_filesystem(place) && is_writable(place),
+    )
+}
+
+fn usual_task_state(
+    uid: u32,
+    variable: impl Fn(&str) -> Option<OsString>,
+    is_usable: impl Fn(&Path) -> bool,
+) -> PathBuf {
+    let variable = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || variable("HOME").map(|home| home.join(".local/state"));
+    let state = variable("XDG_STATE_HOME").or_else(home);
+    default_root(uid, state.as_deref(), None, is_usable).join("tasks")
+}
+
 /// Where a daemon of this user listens: at the socket that is named, else where clients look.
 #[expect(clippy::disallowed_methods, reason = "libraries get what the environment says from here")]
 pub(crate) fn serve_socket(named: Option<&Path>, uid: u32) -> Result<PathBuf, Failure> {
@@ -281,6 +303,21 @@ mod tests {
         let relative = [("HOME", "/h"), ("XDG_CONFIG_HOME", "c")];
         assert_eq!(folders(&relative), [below("/h/.config"), site.clone()]);
         assert_eq!(folders(&[]), [site]);
+    }
+
+    #[test]
+    fn submitted_tasks_are_in_the_users_state_directory() {
+        let place = |uid, variables: &[(&str, &str)]| {
+            let found = |name: &str| variables.iter().find(|(key, _)| *key == name);
+            usual_task_state(uid, |name| found(name).map(|(_, value)| value.into()), |_| true)
+        };
+        let below = |folder: &str| Path::new(folder).join("run-in-container/tasks");
+        assert_eq!(place(0, &[("HOME", "/root")]), below("/var/lib"));
+        assert_eq!(place(7, &[("HOME", "/h")]), below("/h/.local/state"));
+        assert_eq!(place(7, &[("HOME", "/h"), ("XDG_STATE_HOME", "/s")]), below("/s"));
+        assert_eq!(place(7, &[]), PathBuf::from("/var/tmp/run-in-container-7/tasks"));
+        let shared = usual_task_state(7, |_| Some("/nfs".into()), |_| false);
+        assert_eq!(shared, PathBuf::from("/var/tmp/run-in-container-7/tasks"));
     }
 
     /// `/proc` cannot be written by anybody, root included.

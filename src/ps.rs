@@ -32,6 +32,14 @@ pub(crate) fn ps(args: &PsArgs) -> Result<Answer, Failure> {
             &["pool", "uid", "waiting", "starting", "image"],
         );
     }
+    if answer["submitted"].as_array().is_some_and(|tasks| !tasks.is_empty()) {
+        text.push('\n');
+        text += &table(
+            &["SUBMITTED", "UID", "STATE", "FUNCTION", "IMAGE"],
+            &answer["submitted"],
+            &["id", "uid", "state", "function", "image"],
+        );
+    }
     Ok(Answer::text(text))
 }
 

@@ -9,6 +9,7 @@ mod hands;
 
 mod client;
 mod open;
+mod reopen;
 mod task;
 mod answer;
 mod pool;
@@ -16,8 +17,13 @@ mod member;
 
 mod daemon;
 mod lead;
+mod call;
 mod dispatch;
 mod attend;
+mod journal;
+mod kept;
+mod fetch;
+mod resume;
 mod ask;
 mod see;
 mod logs;
@@ -31,6 +37,7 @@ mod watch;
 pub(crate) mod socket;
 
 use std::io;
+use std::path::Path;
 
 use ric_runtime::Actor;
 
@@ -40,6 +47,7 @@ use crate::failure::Failure;
 use crate::{places, progress, session, signals, task as caller};
 use audit::Audit;
 use daemon::Daemon;
+use journal::{Journal, JournalError};
 use site::Site;
 use socket::Socket;
 
@@ -67,10 +75,16 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Answer, Failure> {
     site.session()?;
     let fault =
         |error: io::Error| Failure::new(Actor::Host, "cannot wait for events").because(&error);
+    let state = match &args.state {
+        Some(path) => std::path::absolute(path).map_err(fault)?,
+        None => places::task_state(uid),
+    };
+    let journal = Journal::open(&state).map_err(|error| unusable(&state, &error))?;
     let listener = socket.listener.try_clone().map_err(fault)?;
     let orders = signals::watch().map_err(fault)?;
     let mut daemon =
-        Daemon::new(listener, site, rules, audit, orders, args.policy).map_err(fault)?;
+        Daemon::new(listener, site, rules, audit, orders, args.policy, journal).map_err(fault)?;
+    daemon.resume();
     // A service manager that does not listen has not asked.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     progress::tell("serving");
@@ -80,6 +94,19 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Answer, Failure> {
     daemon.end();
     drop(socket);
     Ok(Answer::text(""))
+}
+
+/// What to do about a journal that cannot be used.
+fn unusable(state: &Path, error: &JournalError) -> Failure {
+    let hint = match error {
+        JournalError::Folder(_) => "`--state DIR` names another place, in a directory of your own",
+        JournalError::Log(_) => {
+            "nothing was changed; move the directory away to begin with none, or name another \
+             with `--state DIR`"
+        }
+    };
+    let attempt = format!("cannot keep submitted tasks in {}", state.display());
+    Failure::new(Actor::Host, attempt).because(error).hint(hint)
 }
 
 /// A warm container takes five descriptors. The soft limit is low for programs that cannot deal

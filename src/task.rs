@@ -17,7 +17,7 @@ use ric_runtime::{
 use rustix::fs::{FileType, Mode, OFlags};
 use serde_json::Value;
 
-use crate::args::{CallArgs, Input, Keyword, MountPoint, SandboxArgs, Secret};
+use crate::args::{CalledArgs, Input, Keyword, MountPoint, SandboxArgs, Secret};
 use crate::failure::Failure;
 use crate::places;
 
@@ -44,7 +44,8 @@ pub(crate) fn command(
 
 /// A call of a function in a sandbox, in the Python of `environment`.
 pub(crate) fn call(
-    args: CallArgs,
+    sandbox: SandboxArgs,
+    called: CalledArgs,
     environment: Option<Environment>,
 ) -> Result<(Task, Descriptors), Failure> {
     let interpreter = environment.as_ref().and_then(|it| it.interpreter.clone());
@@ -52,19 +53,19 @@ pub(crate) fn call(
         environment: it.name.to_string(),
         modules: it.preload,
     });
-    let source = read_file(&args.function.file, SOURCE_BYTES_MAX, "a source file")?;
+    let source = read_file(&called.function.file, SOURCE_BYTES_MAX, "a source file")?;
     let function = FunctionAsk {
-        file_name: args.function.file.to_string_lossy().into_owned(),
+        file_name: called.function.file.to_string_lossy().into_owned(),
         source,
-        function: args.function.name,
+        function: called.function.name,
         arguments: Arguments::Json {
-            positional: args.arguments,
-            named: named_arguments(args.keywords)?,
+            positional: called.arguments,
+            named: named_arguments(called.keywords)?,
         },
         interpreter,
         preload,
     };
-    build(args.sandbox, WorkAsk::Call(function), false)
+    build(sandbox, WorkAsk::Call(function), false)
 }
 
 fn build(args: SandboxArgs, work: WorkAsk, terminal: bool) -> Result<(Task, Descriptors), Failure> {

@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
+use std::time::Instant;
 
 use ric_runtime::{
-    Actor, CallEnd, Client, ClientError, ContainerFacts, Ended, Heard, Outcome, PayloadDigests,
-    Pool, Status, Task, TaskId, Usage, WorkAsk,
+    Actor, Call, CallEnd, Client, ClientError, ContainerFacts, Ended, Heard, OpenedFacts, Outcome,
+    PayloadDigests, Pool, PoolBounds, Status, Task, TaskId, Usage, WorkAsk,
 };
 use serde_json::{Value, json};
 
-use crate::args::CallArgs;
+use crate::args::{CallArgs, SandboxArgs};
 use crate::failure::Failure;
 use crate::places;
 use crate::serve::socket;
@@ -29,20 +30,15 @@ pub(crate) enum Daemon {
 
 impl Daemon {
     /// What `args` say of it.
-    pub(crate) fn wanted(args: &CallArgs) -> Daemon {
-        let sandbox = &args.sandbox;
-        let own = args.no_daemon
-            || !sandbox.input.is_empty()
-            || !sandbox.output.is_empty()
-            || !sandbox.policy.is_empty()
-            || sandbox.store.is_some();
-        match (&args.socket, own) {
-            (Some(_), _) | (None, false) => Daemon::At {
-                sockets: places::sockets(args.socket.as_deref()),
-                named: args.socket.is_some(),
-            },
-            (None, true) => Daemon::No,
+    pub(crate) fn wanted(args: &CallArgs) -> Result<Daemon, Failure> {
+        let own = refuse_own(&args.sandbox, "`--no-daemon` instead of `--socket` takes it");
+        match (&args.socket, args.no_daemon || own.is_err()) {
+            (Some(_), _) => own?,
+            (None, true) => return Ok(Daemon::No),
+            (None, false) => {}
         }
+        let sockets = places::sockets(args.socket.as_deref());
+        Ok(Daemon::At { sockets, named: args.socket.is_some() })
     }
 
     /// Makes the call that `task` is in the daemon. `None`: there is none.
@@ -54,25 +50,102 @@ impl Daemon {
     ) -> Result<Option<Outcome>, Failure> {
         let Daemon::At { sockets, named } = self else { return Ok(None) };
         let Some(mut client) = connect(sockets, *named)? else { return Ok(None) };
-        let WorkAsk::Call(function) = &task.work else { return Ok(None) };
-        let ask = open_ask(task);
-        // Of mounts, then of secrets: a call in a daemon has nothing else.
-        let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-        let pool = match client.open(&ask, &descriptors).map_err(|error| broken(&error))? {
-            Ok(pool) => pool,
-            Err(ended) => return Err(not_opened(&task.image.to_string(), ended)),
-        };
-        let call = ric_runtime::Call {
-            interpreters: Vec::new(),
-            file_name: function.file_name.clone(),
-            source: function.source.clone(),
-            function: function.function.clone(),
-            arguments: function.arguments.clone(),
-            preload: function.preload.clone(),
-        };
+        let Some((pool, call)) = open(&mut client, task, descriptors)? else { return Ok(None) };
         let (name, digests) = client.call(&pool, &call).map_err(|error| broken(&error))?;
-        wait(&mut client, name, &pool, digests, collect).map(Some)
+        let (end, printed) = wait(&mut client, name, None, collect)?.expect("it has no end");
+        Ok(Some(outcome(end, &pool, digests, &printed)))
     }
+}
+
+/// Refuses what a container of the daemon's is not made for; `hint` tells what is.
+pub(crate) fn refuse_own(sandbox: &SandboxArgs, hint: &str) -> Result<(), Failure> {
+    let flags = [
+        ("--input", !sandbox.input.is_empty()),
+        ("--output", !sandbox.output.is_empty()),
+        ("--policy", !sandbox.policy.is_empty()),
+        ("--store", sandbox.store.is_some()),
+    ];
+    match flags.iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((flag, _)) => {
+            Err(Failure::new(Actor::User, format!("cannot use `{flag}` in the daemon"))
+                .cause("it is for a container of the task's own")
+                .hint(hint))
+        }
+    }
+}
+
+/// Hands the call that `task` is in, to be fetched later: its id.
+pub(crate) fn submit(
+    client: &mut Client,
+    task: &Task,
+    descriptors: &Descriptors,
+    rerun: bool,
+) -> Result<String, Failure> {
+    let (pool, call) = open(client, task, descriptors)?.expect("only calls are submitted");
+    let submitted = client.submit(&pool, &call, rerun).map_err(|error| broken(&error))?;
+    submitted.map_err(|ended| ended_as(Failure::new(Actor::User, "cannot submit the task"), ended))
+}
+
+/// Waits for the end of a submitted task, until a time. `Err` inside: it ended before it had a
+/// sandbox.
+pub(crate) fn fetch(
+    client: &mut Client,
+    id: &str,
+    until: Option<Instant>,
+    collect: bool,
+) -> Result<Result<Outcome, Failure>, Failure> {
+    let name = client.fetch(id);
+    let Some((end, printed)) = wait(client, name, until, collect)? else {
+        let failure = Failure::new(Actor::User, format!("cannot have the result of {id} yet"))
+            .cause("the task has not ended")
+            .hint("`run-in-container status` tells how far it is");
+        return Err(Failure { status: Status::Busy, ..failure });
+    };
+    let attempt = || Failure::new(Actor::User, format!("cannot have a result of {id}"));
+    let failure = |end: CallEnd| Failure {
+        status: end.status,
+        exit_code: exit_code(end.exit_code),
+        ..attempt().cause(end.error.unwrap_or_default())
+    };
+    let Some(call) = end.call.clone() else { return Err(failure(end)) };
+    let Some(opened) = call.opened else { return Ok(Err(failure(end))) };
+    let digests = PayloadDigests {
+        function_sha256: Some(call.function_sha256),
+        arguments_sha256: call.arguments_sha256,
+        result_sha256: None,
+    };
+    let OpenedFacts { engine, image, enforced } = opened;
+    let bounds = PoolBounds { result_bytes_max: 0 };
+    let pool = Pool { pool: 0, image, engine, enforced, bounds };
+    Ok(Ok(outcome(end, &pool, digests, &printed)))
+}
+
+/// Opens what the call that `task` is needs. `None`: it is no call.
+fn open(
+    client: &mut Client,
+    task: &Task,
+    descriptors: &Descriptors,
+) -> Result<Option<(Pool, Call)>, Failure> {
+    let WorkAsk::Call(function) = &task.work else { return Ok(None) };
+    let ask = open_ask(task);
+    let mounts: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+    let pool = match client.open(&ask, &mounts).map_err(|error| broken(&error))? {
+        Ok(pool) => pool,
+        Err(ended) => {
+            let attempt = format!("cannot use image `{}` in the daemon", task.image);
+            return Err(ended_as(Failure::new(Actor::User, attempt), ended));
+        }
+    };
+    let call = Call {
+        interpreters: Vec::new(),
+        file_name: function.file_name.clone(),
+        source: function.source.clone(),
+        function: function.function.clone(),
+        arguments: function.arguments.clone(),
+        preload: function.preload.clone(),
+    };
+    Ok(Some((pool, call)))
 }
 
 /// Connects to the first daemon that is there. `Ok(None)`: none is, and none was named.
@@ -118,7 +191,8 @@ pub(crate) fn ask(client: &mut Client, question: &Value) -> Result<Value, Failur
     answer.map_err(|ended| Failure {
         status: ended.status,
         exit_code: exit_code(ended.exit_code),
-        ..with_hint(Failure::new(Actor::User, ended.error), ended.hint)
+        hint: ended.hint,
+        ..Failure::new(Actor::User, ended.error)
     })
 }
 
@@ -128,22 +202,18 @@ fn broken(error: &ClientError) -> Failure {
         .hint("`--no-daemon` does without it")
 }
 
-fn with_hint(failure: Failure, hint: Option<String>) -> Failure {
-    Failure { hint, ..failure }
-}
-
 fn exit_code(code: i32) -> u8 {
     u8::try_from(code).unwrap_or(crate::failure::EXIT_FAILED)
 }
 
-fn not_opened(image: &str, ended: Ended) -> Failure {
-    let failure = Failure::new(Actor::User, format!("cannot use image `{image}` in the daemon"));
-    let failure = Failure {
+/// `failure`, as the daemon has told it.
+fn ended_as(failure: Failure, ended: Ended) -> Failure {
+    Failure {
         status: ended.status,
         exit_code: exit_code(ended.exit_code),
+        hint: ended.hint,
         ..failure.cause(ended.error)
-    };
-    with_hint(failure, ended.hint)
+    }
 }
 
 /// What a task asks for, as OPEN says it (`docs/protocol.md`).
@@ -185,28 +255,31 @@ fn open_ask(task: &Task) -> Value {
     })
 }
 
-/// Waits for the end of the call; what it prints is passed on, or collected.
+/// What a call printed, to standard output and standard error.
+type Printed = [Vec<u8>; 2];
+
+/// Waits for the end of a call, or until a time; what it prints is passed on, or collected.
 fn wait(
     client: &mut Client,
     name: TaskId,
-    pool: &Pool,
-    digests: PayloadDigests,
+    until: Option<Instant>,
     collect: bool,
-) -> Result<Outcome, Failure> {
+) -> Result<Option<(CallEnd, Printed)>, Failure> {
     let mut printed = [Vec::new(), Vec::new()];
     loop {
-        match client.hear().map_err(|error| broken(&error))? {
-            Heard::Printed(_, stderr, bytes) if collect => {
+        match client.hear_until(until).map_err(|error| broken(&error))? {
+            None => return Ok(None),
+            Some(Heard::Printed(_, stderr, bytes)) if collect => {
                 printed[usize::from(stderr)].extend_from_slice(&bytes);
             }
-            Heard::Printed(_, _, bytes) => {
+            Some(Heard::Printed(_, _, bytes)) => {
                 // What a call prints is not its result. A closed stream is no failure of it.
                 let _ = io::stderr().lock().write_all(&bytes);
             }
-            Heard::CallEnded(ended, end) if ended == name => {
-                return Ok(outcome(*end, pool, digests, &printed));
+            Some(Heard::CallEnded(ended, end)) if ended == name => {
+                return Ok(Some((*end, printed)));
             }
-            Heard::CallEnded(..) | Heard::Answer(..) => {
+            Some(Heard::CallEnded(..) | Heard::Answer(..)) => {
                 return Err(Failure::new(Actor::Us, "the daemon answered for another task"));
             }
         }
@@ -217,7 +290,7 @@ fn outcome(
     end: CallEnd,
     pool: &Pool,
     digests: PayloadDigests,
-    [stdout, stderr]: &[Vec<u8>; 2],
+    [stdout, stderr]: &Printed,
 ) -> Outcome {
     let ran = end.ran.unwrap_or_default();
     let seconds = |us: u64| std::time::Duration::from_micros(us).as_secs_f64();

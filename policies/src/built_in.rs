@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::{
     BUILT_IN, Bound, BuildRules, EngineName, Fresh, ImageRules, LimitRules, Network, Origin,
-    Policy, Registries, Ruled, RunAs, ShortNames, WarmRules,
+    Policy, Registries, ResultsRules, Ruled, RunAs, ShortNames, WarmRules,
 };
 
 /// The built-in default, as it is shipped and shown.
@@ -74,6 +74,11 @@ impl Policy {
                 bytes_per_user: most(1 << 30),
                 drain: most(Duration::from_secs(30)),
             },
+            results: ResultsRules {
+                keep: most(Duration::from_secs(7 * 86_400)),
+                tasks_per_user: most(100_000),
+                bytes_per_user: most(4 << 30),
+            },
             require: Vec::new(),
             set_by: BTreeMap::new(),
         };
@@ -113,7 +118,9 @@ mod tests {
             layer: {default: 1, most: 1}}\nwarm: {idle: {default: 1s, most: 1s}, \
             containers: {default: 1, most: 1}, containers_per_user: {default: 1, most: 1}, \
             memory: {default: 1, most: 1}, tasks_per_user: {default: 1, most: 1}, \
-            bytes_per_user: {default: 1, most: 1}, drain: {default: 1s, most: 1s}}\n";
+            bytes_per_user: {default: 1, most: 1}, drain: {default: 1s, most: 1s}}\n\
+            results: {keep: {default: 1s, most: 1s}, tasks_per_user: {default: 1, most: 1}, \
+            bytes_per_user: {default: 1, most: 1}}\n";
         policy = policy.replaced_by(&Draft::parse(Path::new("other"), other).unwrap());
         policy = policy.replaced_by(&draft);
         assert_eq!(policy.digest, Policy::built_in().digest);

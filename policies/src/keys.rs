@@ -118,6 +118,10 @@ pub(crate) struct Keys {
     #[serde(default)]
     pub(crate) warm: WarmKeys,
 
+    /// How much a daemon keeps of submitted tasks. Each key has `most`.
+    #[serde(default)]
+    pub(crate) results: ResultsKeys,
+
     /// Protections that must be enforced on the machine, or the task is refused. A limit of a
     /// scheduler's job around the task satisfies the demand for it.
     ///
@@ -285,6 +289,29 @@ pub(crate) struct WarmKeys {
     pub(crate) drain: Limit<Time>,
 }
 
+/// How much a daemon keeps of submitted tasks.
+#[derive(Debug, Clone, Deserialize, JsonSchema, Default)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub(crate) struct ResultsKeys {
+    /// How long a result is kept that nobody fetches, as `7d`.
+    ///
+    /// Narrowing: the lesser value of both files holds.
+    pub(crate) keep: Limit<Time>,
+
+    /// Submitted tasks of one user that wait, run, or have results that are kept. One more is told
+    /// that the daemon is busy.
+    ///
+    /// Narrowing: the lesser value of both files holds.
+    pub(crate) tasks_per_user: Limit<Pids>,
+
+    /// Bytes on disk of one user's submitted tasks and kept results, as `1GiB`. A task that would
+    /// pass it is told that the daemon is busy; one whose result would pass it fails.
+    ///
+    /// Narrowing: the lesser value of both files holds.
+    pub(crate) bytes_per_user: Limit<Memory>,
+}
+
 /// What tasks may use.
 #[derive(Debug, Clone, Deserialize, JsonSchema, Default)]
 #[serde(deny_unknown_fields, default)]
@@ -410,5 +437,11 @@ pub(crate) fn visit<V: Visitor>(
     let (key, user) = (bound_keys!("warm.bytes_per_user"), &mut rules.bytes_per_user);
     visitor.bound(key, user, &said.bytes_per_user)?;
     visitor.bound(bound_keys!("warm.drain"), &mut rules.drain, &said.drain)?;
+    let (rules, said) = (&mut policy.results, &keys.results);
+    visitor.bound(bound_keys!("results.keep"), &mut rules.keep, &said.keep)?;
+    let (key, user) = (bound_keys!("results.tasks_per_user"), &mut rules.tasks_per_user);
+    visitor.bound(key, user, &said.tasks_per_user)?;
+    let (key, user) = (bound_keys!("results.bytes_per_user"), &mut rules.bytes_per_user);
+    visitor.bound(key, user, &said.bytes_per_user)?;
     visitor.demands("require", &mut policy.require, &keys.require)
 }

@@ -56,7 +56,8 @@ pub use layers::{NarrowError, Narrowed, Note};
 pub use load::{Authority, LoadError, Loaded, SITE_FILE};
 pub use policy::{
     Access, BUILT_IN, Bound, BuildRules, EngineName, ImageRules, LimitRules, Mirror, MountRule,
-    Network, Origin, Policy, Protection, Registries, Ruled, RunAs, ShortNames, WarmRules,
+    Network, Origin, Policy, Protection, Registries, ResultsRules, Ruled, RunAs, ShortNames,
+    WarmRules,
 };
 pub use ric_yaml::{AmountError, Cpus, Fresh, Memory, Mistake, Pids, Time, Unit};
 pub use schema::schema;

@@ -45,6 +45,8 @@ pub struct Policy {
     pub build: BuildRules,
     /// What a daemon keeps warm and lets wait.
     pub warm: WarmRules,
+    /// How much a daemon keeps of submitted tasks.
+    pub results: ResultsRules,
     /// Protections that must be enforced here, or the task is refused.
     pub require: Vec<Ruled<Protection>>,
     /// The place that set each key last, by its name in the file (`mounts`, `limits.memory.most`).
@@ -232,6 +234,17 @@ pub struct WarmRules {
     pub bytes_per_user: Bound<u64>,
     /// How long tasks may take to end once the daemon is told to.
     pub drain: Bound<Duration>,
+}
+
+/// How much a daemon keeps of submitted tasks. Only `most` of each bound means something.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ResultsRules {
+    /// How long a result is kept that nobody fetches.
+    pub keep: Bound<Duration>,
+    /// Submitted tasks of one user that wait, run, or have results that are kept.
+    pub tasks_per_user: Bound<u64>,
+    /// Bytes on disk of one user's submitted tasks and kept results.
+    pub bytes_per_user: Bound<u64>,
 }
 
 /// What a task gets that asks for nothing, and the most it may ask for.

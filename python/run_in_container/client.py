@@ -288,6 +288,15 @@ class Client:
         """Lets the daemon remove a submitted call and its result."""
         self.ask("forget", id=identity)
 
+    def status(self, *identities: str) -> List[Dict[str, Any]]:
+        """Tells how far submitted calls are: these, or all of yours.
+
+        Each has ``id``, ``state`` (``waiting``, ``running``, ``ended``), ``status`` once it has
+        ended, ``submitted_s`` and ``ended_s`` (seconds since 1970). Those that are not known are
+        left out.
+        """
+        return list(self.ask("status", ids=identities)["tasks"])
+
     def cancel(self, identity: str) -> None:
         """Ends a submitted call, whether it waits or runs."""
         self.ask("cancel", id=identity)

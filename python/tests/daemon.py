@@ -9,7 +9,7 @@ import tempfile
 import time
 import unittest
 
-from run_in_container import Client, Failure, NoDaemon
+from run_in_container import Client, NoDaemon
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 PROGRAM = os.environ.get("RIC_DAEMON", "")
@@ -25,15 +25,6 @@ def refuse_without_program():
         raise unittest.SkipTest(f"needs a daemon: {PROGRAM} has no verb `serve`")
 
 
-def skip_unless_calls_are_kept(socket):
-    """Skips, with the reason, where the daemon takes no calls that are fetched later."""
-    with Client(socket) as client:
-        try:
-            client.forget(client.submit(client.open(), abs, -1))
-        except Failure as failure:
-            raise unittest.SkipTest(f"needs submitted calls: {failure.message}") from None
-
-
 class Daemon:
     """Runs ``run-in-container serve`` until it is stopped."""
 
@@ -42,6 +33,7 @@ class Daemon:
         self._folder = tempfile.TemporaryDirectory(prefix="ric-python-")
         folder = self._folder.name
         self.socket = os.path.join(folder, "run", "daemon.sock")
+        self.state = os.path.join(folder, "tasks")
         self.variables = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": folder,
@@ -52,7 +44,7 @@ class Daemon:
         self.log = os.path.join(folder, "log")
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
-                [PROGRAM, "serve", "--socket", self.socket, *flags],
+                [PROGRAM, "serve", "--socket", self.socket, "--state", self.state, *flags],
                 env=self.variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )
         self._wait()

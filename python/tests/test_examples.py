@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from daemon import REPOSITORY, WithDaemon, skip_unless_calls_are_kept
+from daemon import REPOSITORY, WithDaemon
 
 WAIT_S = 120  # a guard: no test waits for it
 
@@ -33,6 +33,5 @@ class Examples(WithDaemon):
         self.assertEqual("1024\n[0, 1, 4, 9, 16]\ngave up, and the call with it\n", said)
 
     def test_later(self):
-        skip_unless_calls_are_kept(self.daemon.socket)
         identity = self.run_example("examples/python/later.py", "submit", "1000").strip()
         self.assertEqual("2568\n", self.run_example("examples/python/later.py", "fetch", identity))

@@ -16,12 +16,12 @@ import unittest
 from concurrent import futures
 
 from run_in_container import (
-    Client, Declined, Executor, Failure, Killed, Lost, OutOfMemory, Refused, RemoteTraceback,
-    TaskFailed, TimedOut,
+    Cancelled, Client, Declined, Executor, Failure, Killed, Lost, OutOfMemory, Refused,
+    RemoteTraceback, TaskFailed, TimedOut,
 )
 
 import own_module
-from daemon import Daemon, WithDaemon, skip_unless_calls_are_kept
+from daemon import Daemon, WithDaemon
 
 WAIT_S = 120  # a guard: no test waits for it
 
@@ -378,15 +378,40 @@ class Ends(unittest.TestCase):
     def test_what_was_submitted_is_fetched_by_another_client(self):
         daemon = Daemon()
         self.addCleanup(daemon.close)
-        skip_unless_calls_are_kept(daemon.socket)
         with Client(daemon.socket) as client:
             pool = client.open()
             identity = client.submit(pool, own_module.six_times, 7)
         with Client(daemon.socket) as client:
             self.assertEqual(42, client.fetch(identity).result(WAIT_S))
             self.assertEqual(42, client.fetch(identity).result(WAIT_S))
+            [known] = client.status(identity)
+            self.assertEqual(("ended", "ok"), (known["state"], known["status"]))
             client.forget(identity)
             self.assertIsInstance(client.fetch(identity).exception(WAIT_S), Failure)
+            self.assertEqual([], client.status())
+
+    def test_what_was_submitted_is_cancelled(self):
+        daemon = Daemon()
+        self.addCleanup(daemon.close)
+        with Client(daemon.socket) as client:
+            pool = client.open()
+            identity = client.submit(pool, time.sleep, 3600)
+            waiting = client.fetch(identity)
+            client.cancel(identity)
+            self.assertIsInstance(waiting.exception(WAIT_S), Cancelled)
+
+    def test_large_payloads_are_submitted_too(self):
+        daemon = Daemon()
+        self.addCleanup(daemon.close)
+        with Client(daemon.socket) as client:
+            pool = client.open()
+            large = os.urandom(3 << 20)
+            identity = client.submit(pool, bytes.swapcase, large)
+            self.assertEqual(large.swapcase(), client.fetch(identity).result(WAIT_S))
+            # A call that gives up waiting ends no task.
+            slow = client.submit(pool, time.sleep, 3)
+            client.fetch(slow).cancel()
+            self.assertIsNone(client.fetch(slow).result(WAIT_S))
 
 
 if __name__ == "__main__":

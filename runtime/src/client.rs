@@ -7,18 +7,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use ric_policies::{EngineName, Protection};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::container::{Results, answered};
-use crate::exchange::{Letter, read_answer, read_sealed};
+use crate::exchange::{Letter, Submission, read_answer, read_sealed};
 use crate::wire::{Frame, Payload, Reader, Terms, WireError, Writer};
 use crate::{
-    Call, ERROR_BYTES_MAX, Enforced, ExchangeError, Header, Kind, NO_TASK, PAYLOAD_BYTES_MAX,
-    PayloadDigests, Sha256Digest, Status, TaskId, VERSION_HIGHEST, VERSION_LOWEST, hex,
+    Call, ERROR_BYTES_MAX, Ending, Enforced, ExchangeError, Header, Kind, NO_TASK,
+    PAYLOAD_BYTES_MAX, PayloadDigests, Sha256Digest, Status, TaskId, VERSION_HIGHEST,
+    VERSION_LOWEST, hex,
 };
 
 /// Why the daemon cannot be spoken to, or what it said cannot be believed.
@@ -75,6 +77,35 @@ pub struct Ended {
     /// Where it ran, if it began.
     #[serde(default)]
     pub ran: Option<RanFacts>,
+    /// What was called, if it was submitted.
+    #[serde(default)]
+    pub call: Option<CallFacts>,
+}
+
+/// What was called, if it was submitted: whoever fetches it may not have called it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct CallFacts {
+    /// Name of the task.
+    pub id: String,
+    /// SHA-256 of the function's file, 64 hex digits.
+    pub function_sha256: String,
+    /// SHA-256 of the arguments as they travelled; none if they came to no worker.
+    #[serde(default)]
+    pub arguments_sha256: Option<String>,
+    /// Its sandbox, if there was one.
+    #[serde(default)]
+    pub opened: Option<OpenedFacts>,
+}
+
+/// What the sandbox of a submitted task was, as [`Pool`] says it of one that is awaited.
+#[derive(Debug, Clone, Deserialize)]
+pub struct OpenedFacts {
+    /// The engine that started its container.
+    pub engine: EngineName,
+    /// The image, by digest or fingerprint.
+    pub image: String,
+    /// What was enforced, and by what.
+    pub enforced: BTreeMap<Protection, Enforced>,
 }
 
 /// Where a task ran, and for how long.
@@ -113,6 +144,8 @@ pub struct CallEnd {
     pub result_sha256: Option<String>,
     /// Where it ran.
     pub ran: Option<RanFacts>,
+    /// What was called, if it was submitted.
+    pub call: Option<CallFacts>,
 }
 
 /// Something that the daemon said.
@@ -233,8 +266,55 @@ impl Client {
         pool: &Pool,
         call: &Call,
     ) -> Result<(TaskId, PayloadDigests), ClientError> {
+        self.send(pool, call, None)
+    }
+
+    /// Hands a call in, to be fetched later: its id, once it is on disk there. `rerun`: it may be
+    /// run again when it may have run already. `Err` inside: it was not taken.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    #[expect(clippy::wildcard_enum_match_arm, reason = "every other kind is a breach")]
+    pub fn submit(
+        &mut self,
+        pool: &Pool,
+        call: &Call,
+        rerun: bool,
+    ) -> Result<Result<String, Ended>, ClientError> {
+        #[derive(Deserialize)]
+        struct Submitted {
+            id: String,
+        }
+        self.send(pool, call, Some(Submission { keep: true, rerun }))?;
+        let frame = self.receive()?;
+        let read = |_| ClientError::Breach("answered in a way that cannot be read");
+        match frame.header.kind {
+            Kind::Submitted => {
+                let submitted: Submitted = serde_json::from_slice(&frame.metadata).map_err(read)?;
+                Ok(Ok(submitted.id))
+            }
+            Kind::Ended => Ok(Err(serde_json::from_slice(&frame.metadata).map_err(read)?)),
+            _ => Err(ClientError::Breach("did not answer what it was asked")),
+        }
+    }
+
+    /// Asks for the answer of a submitted task, which is heard once there is one.
+    pub fn fetch(&mut self, id: &str) -> TaskId {
         let task = self.next_task();
-        let letter = Letter::new(call, pool.bounds.result_bytes_max, Some(pool.pool));
+        let metadata = serde_json::json!({"id": id}).to_string();
+        self.writer.push(Kind::Fetch, task, metadata.as_bytes(), &[]);
+        task
+    }
+
+    fn send(
+        &mut self,
+        pool: &Pool,
+        call: &Call,
+        submitted: Option<Submission>,
+    ) -> Result<(TaskId, PayloadDigests), ClientError> {
+        let task = self.next_task();
+        let most = pool.bounds.result_bytes_max;
+        let letter = Letter::new(call, most, Some(pool.pool), submitted);
         let letter = letter.map_err(ClientError::Exchange)?;
         let digest: Sha256Digest = Sha256::digest(&call.source).into();
         if self.known.insert(digest) {
@@ -278,47 +358,75 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    #[expect(clippy::wildcard_enum_match_arm, reason = "every other kind is a breach")]
     pub fn hear(&mut self) -> Result<Heard, ClientError> {
         let frame = self.receive()?;
-        let task = frame.header.task;
-        match frame.header.kind {
-            Kind::Output => {
-                let stderr = frame.metadata.windows(8).any(|eight| eight == b"\"stderr\"");
-                Ok(Heard::Printed(task, stderr, verified(&frame)?))
-            }
-            Kind::Result | Kind::Error | Kind::Declined | Kind::Corrupt => {
-                Ok(Heard::CallEnded(task, Box::new(answer(&frame)?)))
-            }
-            Kind::Ended => {
-                let ended: Ended = serde_json::from_slice(&frame.metadata)
-                    .map_err(|_| ClientError::Breach("answered in a way that cannot be read"))?;
-                Ok(Heard::CallEnded(task, Box::new(without_answer(ended))))
-            }
-            kind => {
-                let payload = verified(&frame)?;
-                Ok(Heard::Answer(task, kind, frame.metadata, payload))
-            }
-        }
+        heard(frame)
+    }
+
+    /// The same, until a time; `None`: it has passed.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn hear_until(&mut self, until: Option<Instant>) -> Result<Option<Heard>, ClientError> {
+        self.receive_until(until)?.map(heard).transpose()
     }
 
     /// The next frame, after everything that is queued has been written.
     fn receive(&mut self) -> Result<Frame, ClientError> {
+        let frame = self.receive_until(None)?;
+        Ok(frame.expect("it waits without an end"))
+    }
+
+    fn receive_until(&mut self, until: Option<Instant>) -> Result<Option<Frame>, ClientError> {
         loop {
             if let Some(frame) = self.reader.next(&FromDaemon).map_err(ClientError::Wire)? {
                 return match frame.fault {
                     Some(fault) => Err(ClientError::Wire(WireError::Frame(fault))),
-                    None => Ok(frame),
+                    None => Ok(Some(frame)),
                 };
             }
             let written = self.writer.flush(self.stream.as_fd()).map_err(ClientError::Wire)?;
             if self.reader.fill(self.stream.as_fd()).map_err(ClientError::Wire)? {
                 continue;
             }
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return Ok(None);
+            }
+            let left = left.map(|left| Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            });
             let wanted = if written { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
             let mut fds = [PollFd::new(&self.stream, wanted)];
-            rustix::io::retry_on_intr(|| poll(&mut fds, None))
-                .map_err(|errno| ClientError::Wire(WireError::Io(errno.into())))?;
+            match poll(&mut fds, left.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(ClientError::Wire(WireError::Io(errno.into()))),
+            }
+        }
+    }
+}
+
+/// What a frame says.
+#[expect(clippy::wildcard_enum_match_arm, reason = "every other kind is a breach")]
+fn heard(frame: Frame) -> Result<Heard, ClientError> {
+    let task = frame.header.task;
+    match frame.header.kind {
+        Kind::Output => {
+            let stderr = frame.metadata.windows(8).any(|eight| eight == b"\"stderr\"");
+            Ok(Heard::Printed(task, stderr, verified(&frame)?))
+        }
+        Kind::Result | Kind::Error | Kind::Declined | Kind::Corrupt => {
+            Ok(Heard::CallEnded(task, Box::new(answer(&frame)?)))
+        }
+        Kind::Ended => {
+            let ended: Ended = serde_json::from_slice(&frame.metadata)
+                .map_err(|_| ClientError::Breach("answered in a way that cannot be read"))?;
+            Ok(Heard::CallEnded(task, Box::new(without_answer(ended))))
+        }
+        kind => {
+            let payload = verified(&frame)?;
+            Ok(Heard::Answer(task, kind, frame.metadata, payload))
         }
     }
 }
@@ -339,34 +447,25 @@ fn verified(frame: &Frame) -> Result<Vec<u8>, ClientError> {
 
 /// What a worker's answer means.
 fn answer(frame: &Frame) -> Result<CallEnd, ClientError> {
-    #[derive(Deserialize)]
+    #[derive(Default, Deserialize)]
     struct Metadata {
         ran: Option<RanFacts>,
+        call: Option<CallFacts>,
     }
-    let ran = serde_json::from_slice::<Metadata>(&frame.metadata).ok().and_then(|it| it.ran);
+    let Metadata { ran, call } = serde_json::from_slice(&frame.metadata).unwrap_or_default();
     let result_sha256 =
         (frame.header.kind == Kind::Result).then(|| hex(&frame.header.payload_sha256));
     let (kind, task) = (frame.header.kind, frame.header.task);
-    let answer = read_answer(kind, task, &frame.metadata, verified(frame)?);
-    let answer = match answer {
-        Ok(answer) => answer,
+    let (ending, results) = match read_answer(kind, task, &frame.metadata, verified(frame)?) {
+        Ok(answer) => answered(answer, None),
         Err(error @ ExchangeError::Corrupt { .. }) => {
             let error = Some(error.to_string());
-            let (status, exit_code) = (Status::Corrupt, 1);
-            let (result, result_pickle) = (None, None);
-            return Ok(CallEnd {
-                status,
-                exit_code,
-                result,
-                result_pickle,
-                error,
-                result_sha256,
-                ran,
-            });
+            let ending = Ending { status: Status::Corrupt, exit_code: 1, error };
+            (ending, Results::default())
         }
         Err(error) => return Err(ClientError::Exchange(error)),
     };
-    let (ending, Results { json, pickle }) = answered(answer, None);
+    let Results { json, pickle } = results;
     Ok(CallEnd {
         status: ending.status,
         exit_code: ending.exit_code,
@@ -375,6 +474,7 @@ fn answer(frame: &Frame) -> Result<CallEnd, ClientError> {
         error: ending.error,
         result_sha256,
         ran,
+        call,
     })
 }
 
@@ -391,5 +491,6 @@ fn without_answer(ended: Ended) -> CallEnd {
         error: Some(error),
         result_sha256: None,
         ran: ended.ran,
+        call: ended.call,
     }
 }

@@ -27,11 +27,12 @@ pub use assembler::{Assembler, ERROR_BYTES_MAX, Received, Wanted};
 pub use ending::{Answer, ExchangeError, Side};
 pub use letters::{Declined, Interpreter, Raised, Reason};
 pub(crate) use sealed::read_sealed;
-pub use sealed::{digest_of_sealed, memory_file, seal_memory};
+pub use sealed::{copy_sealed, digest_of_sealed, memory_file, seal_memory};
 
 use crate::frame::{Kind, NO_TASK, Part, Party, Sha256Digest, TaskId, hex};
 use crate::{Arguments, Bounds, Call, PayloadDigests};
 use ending::{broke, io_error};
+pub(crate) use letters::Submission;
 use letters::{CallMetadata, FunctionMetadata, JsonArguments, NeedMetadata, OwnerHello};
 use outgoing::{Encoded, Outgoing, encode};
 use replies::{from_json, read_corrupt, read_hello, read_result};
@@ -130,7 +131,7 @@ impl Exchange {
         if !self.is_idle() {
             return Err(broke("has not answered the call before"));
         }
-        let letter = Letter::new(call, bounds.result_bytes_max, None)?;
+        let letter = Letter::new(call, bounds.result_bytes_max, None, None)?;
         let function = encode(Kind::Function, task, &letter.function_metadata, &call.source)?;
         let function_sha256 = hex(&function.payload_sha256);
         let accepts_pickle = matches!(call.arguments, Arguments::Pickle { .. });
@@ -325,9 +326,10 @@ impl<'a> Letter<'a> {
         call: &'a Call,
         result_bytes_max: u64,
         pool: Option<u64>,
+        submitted: Option<Submission>,
     ) -> Result<Letter<'a>, ExchangeError> {
         let function_sha256 = hex(&Sha256::digest(&call.source));
-        let metadata = CallMetadata::new(call, function_sha256, result_bytes_max, pool);
+        let metadata = CallMetadata::new(call, function_sha256, result_bytes_max, pool, submitted);
         Ok(Letter {
             function_metadata: to_json(&FunctionMetadata { file_name: &call.file_name })?,
             call_metadata: to_json(&metadata)?,

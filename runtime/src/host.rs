@@ -14,7 +14,7 @@ mod subordinate;
 pub use cache::{CACHE_BELIEVED_MAX, HostCache, know_host};
 pub use docker::{DockerHost, no_docker, probe_docker};
 pub(crate) use docker::{cgroups_of, missing_cgroups};
-pub use probe::{ProbeError, Trial, TrialKind, probe_cgroups, probe_host};
+pub use probe::{ProbeError, Trial, TrialKind, cgroups_are_there, probe_cgroups, probe_host};
 pub(crate) use shown::{read_copied, real_path, stamp};
 
 use std::collections::BTreeMap;

@@ -27,7 +27,9 @@ mod peer;
 mod doctor;
 
 pub use admit::{Admitted, admit};
-pub use client::{CallEnd, Client, ClientError, Ended, Heard, Pool, RanFacts};
+pub use client::{
+    CallEnd, CallFacts, Client, ClientError, Ended, Heard, OpenedFacts, Pool, PoolBounds, RanFacts,
+};
 pub use container::{
     Container, Ending, Event, Exited, Leftover, NotStarted, Residue, RunError, Signals, StartError,
     Stream, Streams, Terminal, UserNamespace, Worker, enforced,
@@ -38,7 +40,7 @@ pub use doctor::{Finding, doctor};
 pub use exchange::{
     Answer, Assembler, Declined, ERROR_BYTES_MAX, Exchange, ExchangeError, Interpreter, Raised,
     Reason, Received, Side, WORKER, WORKER_FD, WORKER_FLAGS, WORKER_RARE, WORKER_WARM, Wanted,
-    digest_of_sealed, memory_file, seal_memory,
+    copy_sealed, digest_of_sealed, memory_file, seal_memory,
 };
 pub use frame::{
     Carriage, DESCRIPTOR_BYTES_MIN, FrameError, HEADER_BYTES, Header, Kind, MAGIC,
@@ -47,8 +49,8 @@ pub use frame::{
 };
 pub use host::{
     CACHE_BELIEVED_MAX, CgroupHost, CgroupVersion, Controller, ControllerPlace, DockerHost, Host,
-    HostCache, Probe, ProbeError, SubordinateIds, Trial, TrialKind, know_host, no_docker,
-    probe_cgroups, probe_docker, probe_host,
+    HostCache, Probe, ProbeError, SubordinateIds, Trial, TrialKind, cgroups_are_there, know_host,
+    no_docker, probe_cgroups, probe_docker, probe_host,
 };
 pub use native::trial::trial;
 pub use outcome::{ContainerFacts, Enforced, Outcome, PayloadDigests, Status, Usage};

@@ -32,6 +32,12 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "DIR")]
     pub store: Option<PathBuf>,
 
+    /// Directory of submitted tasks and their results, of one daemon alone [default:
+    /// /var/lib/run-in-container/tasks for root, else run-in-container/tasks in your XDG state
+    /// directory]
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+
     /// Append a line of JSON to this file for every decision and every end of a task
     #[arg(long, value_name = "FILE")]
     pub audit: Option<PathBuf>,

@@ -58,6 +58,13 @@ pub(crate) struct CallArgs {
     #[arg(long, value_name = "PATH", conflicts_with = "no_daemon")]
     pub socket: Option<PathBuf>,
 
+    #[command(flatten)]
+    pub called: CalledArgs,
+}
+
+/// The function that is called, and its arguments.
+#[derive(Debug, Args)]
+pub(crate) struct CalledArgs {
     /// Source file, and the function in it
     #[arg(
         value_name = "FILE.py:FUNCTION",

@@ -59,6 +59,11 @@ impl Ending {
 
     /// Tells a client that its task `task` has ended.
     pub(super) fn tell(&self, writer: &mut Writer, task: TaskId, ran: Option<Value>) {
+        writer.push(Kind::Ended, task, self.to_json(ran).to_string().as_bytes(), &[]);
+    }
+
+    /// The metadata of ENDED.
+    pub(super) fn to_json(&self, ran: Option<Value>) -> Value {
         let mut metadata = json!({
             "status": self.status,
             "exit_code": self.exit_code,
@@ -74,7 +79,7 @@ impl Ending {
         if let Some(ran) = ran {
             metadata["ran"] = ran;
         }
-        writer.push(Kind::Ended, task, metadata.to_string().as_bytes(), &[]);
+        metadata
     }
 }
 
@@ -144,16 +149,21 @@ impl Ran<'_> {
 }
 
 /// Adds `ran` to the metadata of a worker's answer. `None`: that is no JSON object.
+pub(super) fn with_ran(metadata: &[u8], ran: &str) -> Option<Vec<u8>> {
+    with_key(metadata, "ran", ran)
+}
+
+/// Adds a key to metadata. `None`: that is no JSON object.
 ///
 /// Last, because of keys that stand twice readers take the last.
-pub(super) fn with_ran(metadata: &[u8], ran: &str) -> Option<Vec<u8>> {
+pub(super) fn with_key(metadata: &[u8], key: &str, value: &str) -> Option<Vec<u8>> {
     let whole = metadata.trim_ascii();
     if whole.is_empty() {
-        return Some(format!("{{\"ran\":{ran}}}").into_bytes());
+        return Some(format!("{{\"{key}\":{value}}}").into_bytes());
     }
     let inner = whole.strip_prefix(b"{")?.strip_suffix(b"}")?;
     let comma = if inner.trim_ascii().is_empty() { "" } else { "," };
-    Some([b"{", inner, comma.as_bytes(), b"\"ran\":", ran.as_bytes(), b"}"].concat())
+    Some([b"{", inner, format!("{comma}\"{key}\":{value}}}").as_bytes()].concat())
 }
 
 #[cfg(test)]

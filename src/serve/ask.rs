@@ -39,6 +39,15 @@ enum Question {
         #[serde(default)]
         job: Option<String>,
     },
+    /// How far submitted tasks are: these, or all.
+    Status {
+        #[serde(default)]
+        ids: Vec<String>,
+    },
+    /// Ends a submitted task.
+    Cancel { id: String },
+    /// Lets go of its answer.
+    Forget { id: String },
 }
 
 impl Daemon {
@@ -56,6 +65,13 @@ impl Daemon {
             }
             Ok(Question::Stop { containers, all, job }) => {
                 Ok(self.stop(uid, &containers, all, job.as_deref()))
+            }
+            Ok(Question::Status { ids }) => Ok(self.status(uid, &ids)),
+            Ok(Question::Cancel { id: task }) => {
+                return self.cancel_submitted(id, frame.header.task, &task);
+            }
+            Ok(Question::Forget { id: task }) => {
+                return self.forget_submitted(id, frame.header.task, &task);
             }
             Err(error) => {
                 let text = format!("cannot read what an ASK asks: {error}");

@@ -11,11 +11,14 @@ use super::client::WAITING_BYTES_MAX;
 use super::daemon::Daemon;
 use super::events::Due;
 use super::member::{MemberId, State, read_printed};
-use super::task::Task;
+use super::task::{Origin, Task};
 use ric_runtime::wire::{Frame, WireError};
 
 /// Bytes of what a task prints that are read at once.
 pub(super) const PRINTED_BYTES: usize = 64 << 10;
+
+/// Metadata of OUTPUT, by stream.
+pub(super) const OUTPUT: [&[u8]; 2] = [br#"{"stream":"stdout"}"#, br#"{"stream":"stderr"}"#];
 
 /// How a child ended that a template had forked.
 #[derive(Debug, Deserialize)]
@@ -106,6 +109,10 @@ impl Daemon {
 
     /// Passes an answer on, and sees to what comes next for the member.
     fn answered(&mut self, id: MemberId, frame: Frame) -> Result<(), WireError> {
+        // Before its task is taken from the member: else nobody would end it.
+        if with_ran(&frame.metadata, "").is_none() {
+            return Err(WireError::Breach("answered with metadata that is no JSON object"));
+        }
         let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
         let asked = member.task.take_if(|task| Task::worker_name(*task) == frame.header.task);
         let Some(task) = asked else {
@@ -137,11 +144,15 @@ impl Daemon {
             let status = status_of_answer(frame.header.kind);
             self.counted.ended(&task, status);
             self.audit.answered(&task, status, &ran);
-            let metadata = with_ran(&frame.metadata, &ran)
-                .ok_or(WireError::Breach("answered with metadata that is no JSON object"))?;
-            if let Some(client) = self.clients.get_mut(&task.client) {
-                client.writer.forward(&frame.header, task.name, &metadata, frame.payload);
-                self.clients_to_flush.insert(task.client);
+            let metadata = with_ran(&frame.metadata, &ran).unwrap_or_default();
+            match task.origin {
+                Origin::Client { client: id, name } => {
+                    if let Some(client) = self.clients.get_mut(&id) {
+                        client.writer.forward(&frame.header, name, &metadata, frame.payload);
+                        self.clients_to_flush.insert(id);
+                    }
+                }
+                Origin::Kept(_) => self.keep_answer(task, &frame.header, &metadata, frame.payload),
             }
         }
         match fresh {
@@ -170,6 +181,9 @@ impl Daemon {
             self.end_task(task, &how_it_ended(ending));
         }
         let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
+        if member.promised.is_some() {
+            return Err(WireError::Breach("lost a process that had no task"));
+        }
         match member.state {
             State::Working | State::Answered => {}
             // One that was forked ahead and ended by itself: nothing of a task's.
@@ -275,19 +289,27 @@ impl Daemon {
         let Some(task) = member.task.and_then(|task| self.tasks.get_mut(&task)) else { return };
         let bounds = pool.opened.decision.plan.work.bounds;
         let most = [bounds.stdout_bytes_max, bounds.stderr_bytes_max][stream];
-        let client = self.clients.get_mut(&task.client);
-        let reads = client.as_ref().is_some_and(|client| client.writer.bytes() < WAITING_BYTES_MAX);
+        let (reads, most) = match &task.origin {
+            Origin::Client { client, .. } => {
+                let client = self.clients.get(client);
+                (client.is_some_and(|client| client.writer.bytes() < WAITING_BYTES_MAX), most)
+            }
+            Origin::Kept(_) => (true, most.min(super::kept::PRINTED_BYTES_MAX)),
+        };
         let room = if reads { most.saturating_sub(task.printed_bytes[stream]) } else { 0 };
         let kept = bytes.min(usize::try_from(room).unwrap_or(usize::MAX));
         task.printed_bytes[stream] += kept as u64;
         task.left_out_bytes += (bytes - kept) as u64;
-        let (name, to) = (task.name, task.client);
-        if let Some(client) = client
-            && kept > 0
-        {
-            let metadata = [r#"{"stream":"stdout"}"#, r#"{"stream":"stderr"}"#][stream];
-            client.writer.push(Kind::Output, name, metadata.as_bytes(), &buffer[..kept]);
-            self.clients_to_flush.insert(to);
+        if kept == 0 {
+            return;
+        }
+        match &mut task.origin {
+            Origin::Client { client: id, name } => {
+                let Some(client) = self.clients.get_mut(id) else { return };
+                client.writer.push(Kind::Output, *name, OUTPUT[stream], &buffer[..kept]);
+                self.clients_to_flush.insert(*id);
+            }
+            Origin::Kept(task) => task.printed[stream].extend_from_slice(&buffer[..kept]),
         }
     }
 

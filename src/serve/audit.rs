@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use ric_runtime::{Caller, Peer, Status};
 use serde_json::{Value, json};
 
+use super::journal::KeptId;
 use super::open::Opened;
 use super::task::Task;
 use crate::failure::Failure;
@@ -90,6 +91,23 @@ impl Audit {
         });
     }
 
+    /// Something about a submitted task, other than its end: it was submitted, fetched, …
+    pub(super) fn kept(
+        &mut self,
+        event: &str,
+        uid: u32,
+        id: &KeptId,
+        more: impl FnOnce() -> Value,
+    ) {
+        self.line(|| {
+            let mut line = more();
+            line["event"] = json!(event);
+            line["uid"] = json!(uid);
+            line["submitted_task"] = json!(id);
+            line
+        });
+    }
+
     pub(super) fn answered(&mut self, task: &Task, status: Status, ran: &str) {
         self.line(|| {
             let ran = serde_json::from_str(ran).unwrap_or(Value::Null);
@@ -107,6 +125,7 @@ fn of_task(task: &Task, status: Status, ran: Value) -> Value {
         "event": "ended",
         "uid": task.uid,
         "task": task.id,
+        "submitted_task": task.kept().map(|kept| kept.id),
         "function_sha256": ric_runtime::hex(&task.function_digest()),
         "status": status,
         "ran": ran,

@@ -10,6 +10,7 @@ use ric_runtime::{Caller, Header, Kind, PAYLOAD_BYTES_MAX, Party, Sha256Digest, 
 use serde::Deserialize;
 
 use super::answer::Ending;
+use super::journal::KeptId;
 use super::open::{OpenAsk, Opened};
 use super::pool::PoolId;
 use ric_runtime::wire::{Frame, Payload, Reader, Terms, WireError, Writer};
@@ -45,6 +46,8 @@ pub(super) struct Client {
     pub(super) functions: Functions,
     /// Tasks of it that have not ended: its name for each to ours.
     pub(super) tasks: HashMap<TaskId, u64>,
+    /// Its name for each answer of a submitted task that it waits for.
+    pub(super) fetches: HashMap<TaskId, KeptId>,
     /// What epoll waits for.
     pub(super) interest: super::events::Interest,
     /// What is held back for a moment.
@@ -81,6 +84,7 @@ impl Client {
             handles_opened: 0,
             functions: Functions::default(),
             tasks: HashMap::new(),
+            fetches: HashMap::new(),
             interest: super::events::Interest::Read,
             held: Held::default(),
         }
@@ -108,9 +112,6 @@ pub(super) struct Handle {
     pub(super) opened: Arc<Opened>,
     pub(super) modules: Modules,
     pub(super) leads: Leads,
-    /// Wall-clock time that its calls have at most, and if they ask for nothing.
-    pub(super) deadline: Option<Duration>,
-    pub(super) result_bytes_max: u64,
 }
 
 /// Where the calls of a handle go.
@@ -167,6 +168,9 @@ impl Functions {
 #[derive(Debug, Deserialize)]
 pub(super) struct CallAsk<'a> {
     pub(super) pool: HandleId,
+    /// Its name, where it has one.
+    #[serde(borrow, default)]
+    pub(super) function: Option<std::borrow::Cow<'a, str>>,
     #[serde(borrow)]
     pub(super) function_sha256: std::borrow::Cow<'a, str>,
     pub(super) result_bytes_max: u64,

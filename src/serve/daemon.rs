@@ -20,15 +20,17 @@ use serde_json::json;
 
 use super::answer::Ending;
 use super::audit::Audit;
-use super::client::{
-    CallAsk, Client, ClientId, FromClients, HOLD_TIME, HandleId, HelloAsk, Leads, Modules,
-};
+use super::client::{Client, ClientId, FromClients, HOLD_TIME, HandleId, HelloAsk, Leads, Modules};
 use super::events::{Due, Events, Interest, Source, Timers};
+use super::fetch::Fetched;
 use super::hands::Hands;
+use super::journal::Committed;
+use super::kept::Keeping;
 use super::life::Orders;
 use super::member::{Leaving, Member, MemberId};
 use super::open::{self, OpenAsk, Opened};
 use super::pool::{Pool, PoolId, PoolKey};
+use super::resume::Resumed;
 use super::rules::Rules;
 use super::site::Site;
 use super::task::Task;
@@ -61,6 +63,7 @@ pub(super) struct Daemon {
     pub(super) leaving: HashMap<MemberId, Leaving>,
     pub(super) tasks: HashMap<u64, Task>,
     pub(super) users: HashMap<u32, User>,
+    pub(super) keeping: Keeping,
     /// Containers that exist or are being started.
     pub(super) containers: usize,
     /// Memory that their limits add up to.
@@ -106,6 +109,12 @@ pub(super) enum Done {
         pool: PoolId,
         result: Box<Result<(Container, Worker), Failure>>,
     },
+    /// The journal was written.
+    Committed(Box<Committed>),
+    /// The answer of a submitted task was read.
+    Fetched(Fetched),
+    /// What submitted tasks of an earlier life need was opened again.
+    Resumed(Box<Resumed>),
 }
 
 impl Daemon {
@@ -130,6 +139,7 @@ impl Daemon {
         while let Some(due) = self.timers.take(now) {
             self.due(due, now);
         }
+        self.commit();
         self.flush();
         self.audit.flush();
         Ok(())
@@ -167,6 +177,9 @@ impl Daemon {
             }
             Due::Drain => self.end_tasks(),
             Due::Files => self.look_at_files(),
+            // What has to be done about it is seen at the end of every turn.
+            Due::Journal => {}
+            Due::Expiry => self.expire(),
         }
     }
 
@@ -271,6 +284,7 @@ impl Daemon {
                 Kind::Open => self.open(id, frame),
                 Kind::Cancel => self.cancel(id, frame.header.task),
                 Kind::Ask => self.ask(id, &frame),
+                Kind::Fetch => self.fetch(id, &frame),
                 _ => return Err(WireError::Breach("sent a frame that means nothing here")),
             }
         }
@@ -328,6 +342,9 @@ impl Daemon {
         for task in client.tasks.values() {
             self.abandon(*task);
         }
+        for kept in client.fetches.values() {
+            self.keeping.stop_waiting(id, kept);
+        }
         for handle in client.handles.values() {
             if let Leads::To(pool) = handle.leads {
                 self.let_go(pool);
@@ -352,7 +369,7 @@ impl Daemon {
             let ending = Ending::busy("the daemon is ending", Duration::from_secs(1));
             return ending.tell(&mut client.writer, request, None);
         }
-        let ask = match OpenAsk::parse(&frame.metadata) {
+        let ask = match OpenAsk::parse(frame.metadata) {
             Ok(ask) => ask,
             Err(failure) => return Ending::of(&failure).tell(&mut client.writer, request, None),
         };
@@ -375,111 +392,6 @@ impl Daemon {
         };
         self.hands.begin(uid, Box::new(job));
     }
-
-    pub(super) fn call(&mut self, id: ClientId, frame: Frame) {
-        let Some(client) = self.clients.get_mut(&id) else { return };
-        let name = frame.header.task;
-        let parsed = serde_json::from_slice::<CallAsk<'_>>(&frame.metadata);
-        let ask = match parsed {
-            Ok(ask) => ask,
-            Err(error) => {
-                let text = format!("cannot read what a CALL asks for: {error}");
-                return Ending::new(ric_runtime::Status::Error, text).tell(
-                    &mut client.writer,
-                    name,
-                    None,
-                );
-            }
-        };
-        if let Some(handle) = client.handles.get_mut(&ask.pool)
-            && let Leads::Nowhere { waiting } = &mut handle.leads
-        {
-            drop(ask);
-            return waiting.push(frame);
-        }
-        match prepare(client, &name, &ask) {
-            Err(Unprepared::Ended(ending)) => ending.tell(&mut client.writer, name, None),
-            Err(Unprepared::Need(digest)) => {
-                let need = json!({"function_sha256": digest}).to_string();
-                client.writer.push(Kind::Need, name, need.as_bytes(), &[]);
-            }
-            Ok(prepared) => {
-                self.count += 1;
-                let Prepared { pool, function, deadline, result_bytes_max } = prepared;
-                let task = Task {
-                    id: self.count,
-                    client: id,
-                    name,
-                    uid: client.caller.uid,
-                    pool,
-                    call: frame,
-                    function,
-                    deadline,
-                    result_bytes_max,
-                    queued: Instant::now(),
-                    begun: None,
-                    printed_bytes: [0; 2],
-                    left_out_bytes: 0,
-                };
-                self.queue(task);
-            }
-        }
-    }
-}
-
-/// What a call needs before it can be queued.
-struct Prepared {
-    pool: PoolId,
-    function: std::rc::Rc<super::client::Function>,
-    deadline: Option<Duration>,
-    result_bytes_max: u64,
-}
-
-/// Why a call cannot be queued.
-enum Unprepared {
-    Ended(Ending),
-    /// Its function is not here (any more).
-    Need(String),
-}
-
-fn prepare(client: &Client, name: &TaskId, ask: &CallAsk<'_>) -> Result<Prepared, Unprepared> {
-    let error = |text: String| Unprepared::Ended(Ending::new(ric_runtime::Status::Error, text));
-    if ask.keep || ask.rerun {
-        return Err(error("this daemon keeps no calls".to_owned()));
-    }
-    if client.tasks.contains_key(name) {
-        return Err(error("a task of this name has not ended".to_owned()));
-    }
-    let handle = client
-        .handles
-        .get(&ask.pool)
-        .ok_or_else(|| error(format!("pool {} was not opened on this connection", ask.pool)))?;
-    let pool = match &handle.leads {
-        Leads::To(pool) => *pool,
-        Leads::Refused(ending) => return Err(Unprepared::Ended(ending.clone())),
-        Leads::Nowhere { .. } => return Err(error("it is being decided again".to_owned())),
-    };
-    let digest = super::client::parse_sha256(&ask.function_sha256)
-        .ok_or_else(|| error("function_sha256 is not 64 lower-case hex digits".to_owned()))?;
-    if ask.result_bytes_max > handle.result_bytes_max {
-        return Err(error(format!(
-            "a result of {} bytes is asked for, and at most {} may come back",
-            ask.result_bytes_max, handle.result_bytes_max
-        )));
-    }
-    let function = client.functions.find(&digest);
-    let function = function.ok_or_else(|| Unprepared::Need(ask.function_sha256.to_string()))?;
-    let asked = ask.deadline_ms.map(Duration::from_millis);
-    let deadline = match (asked, handle.deadline) {
-        (Some(asked), Some(most)) => Some(asked.min(most)),
-        (asked, most) => asked.or(most),
-    };
-    Ok(Prepared {
-        pool,
-        function: std::rc::Rc::clone(function),
-        deadline,
-        result_bytes_max: ask.result_bytes_max,
-    })
 }
 
 fn tell_corrupt(

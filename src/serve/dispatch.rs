@@ -11,15 +11,13 @@ use super::daemon::{Daemon, Done};
 use super::events::{Due, Source};
 use super::member::{Leaving, Member, MemberId, State};
 use super::open::Opened;
-use super::pool::{self, Lease, PoolId};
-use super::task::Task;
+use super::pool::{self, PoolId};
+use super::task::{Origin, Task};
 use crate::failure::Failure;
 use crate::progress;
 
 /// How long a container may take until its worker is ready, preloads included.
 const START_MAX: Duration = Duration::from_secs(300);
-/// What a client that is told "busy" should wait for at least.
-const RETRY_MIN: Duration = Duration::from_millis(50);
 /// How long a container that was told to end may take.
 const LEAVE_MAX: Duration = Duration::from_secs(20);
 
@@ -31,48 +29,9 @@ impl Daemon {
             }
             Done::Renewed { client, handle, result } => self.renewed(client, handle, result),
             Done::Started { pool, result } => self.started(pool, *result),
-        }
-    }
-
-    /// Takes a task on, or says that there is no room for it.
-    pub(super) fn queue(&mut self, task: Task) {
-        let Some(pool) = self.pools.get_mut(&task.pool) else { return };
-        let user = self.users.entry(task.uid).or_default();
-        let full = user.tasks >= self.rules.tasks_per_user_most
-            || user.bytes + task.bytes() > self.rules.bytes_per_user_most;
-        if let Some(client) = self.clients.get_mut(&task.client) {
-            if full || self.draining.is_some() {
-                self.counted.busy += 1;
-                let why = if full { "your queue is full" } else { "the daemon is ending" };
-                let text = format!("{why}: {} tasks of yours wait or run here", user.tasks);
-                return Ending::busy(text, RETRY_MIN).tell(&mut client.writer, task.name, None);
-            }
-            client.tasks.insert(task.name, task.id);
-        }
-        user.tasks += 1;
-        user.bytes += task.bytes();
-        let (id, pool_id) = (task.id, task.pool);
-        pool.queue.push_back(id);
-        let idle = pool.idle.pop();
-        let is_starting = pool.starting == pool.members;
-        self.tasks.insert(id, task);
-        let lease = match idle {
-            Some(member) => {
-                let is_new = self.members.get(&member).is_some_and(|member| member.tasks_run == 0);
-                self.give(member);
-                if is_new { Lease::Stock } else { Lease::Warm }
-            }
-            None => {
-                self.grow(pool_id);
-                match self.hungry.contains(&pool_id) {
-                    true => Lease::NoRoom,
-                    false if is_starting => Lease::Starting,
-                    false => Lease::Busy,
-                }
-            }
-        };
-        if let Some(pool) = self.pools.get_mut(&pool_id) {
-            *pool.leases.entry(lease).or_default() += 1;
+            Done::Committed(committed) => self.committed(*committed),
+            Done::Fetched(fetched) => self.fetched(fetched),
+            Done::Resumed(resumed) => self.resumed(*resumed),
         }
     }
 
@@ -84,9 +43,22 @@ impl Daemon {
         let Some(task) = task else {
             return self.rest(id);
         };
+        member.state = State::Working;
+        member.promised = Some(task.id);
+        // That it may have run is on disk before it can.
+        if self.keeping.announce(task) {
+            self.hand_over(id);
+        }
+    }
+
+    /// Sends a member the task that it was promised.
+    pub(super) fn hand_over(&mut self, id: MemberId) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let Some(pool) = self.pools.get_mut(&member.pool) else { return };
+        let task = member.promised.take().and_then(|task| self.tasks.get_mut(&task));
+        let Some(task) = task else { return };
         let now = Instant::now();
         task.begun = Some(now);
-        member.state = State::Working;
         member.task = Some(task.id);
         member.result_bytes_max = task.result_bytes_max;
         let name = Task::worker_name(task.id);
@@ -275,7 +247,8 @@ impl Daemon {
         self.forget(id);
     }
 
-    /// Ends a member. A task that it has is not ended by this.
+    /// Ends a member. A task that it has is not ended by this; one that it was promised is the next
+    /// of its pool.
     pub(super) fn retire(&mut self, id: MemberId) {
         let Some(member) = self.members.remove(&id) else { return };
         self.logs.end(id);
@@ -287,7 +260,7 @@ impl Daemon {
         }
         let (uid, memory_bytes) = (pool.uid, pool.memory_bytes());
         self.with_user(uid, |user| user.containers -= 1);
-        let Member { container, stream, stdout, stderr, .. } = member;
+        let Member { container, stream, stdout, stderr, promised, .. } = member;
         // The others leave epoll as they are closed. What is ready already finds no member.
         let _ = self.events.remove(container.control_fd());
         drop((stream, stdout, stderr));
@@ -308,6 +281,7 @@ impl Daemon {
                 self.freed(memory_bytes);
             }
         }
+        promised.into_iter().for_each(|task| self.put_back(task));
     }
 
     /// Nothing is left of a container.
@@ -355,9 +329,14 @@ impl Daemon {
         });
         self.counted.ended(&task, ending.status);
         self.audit.ended(&task, ending.status, ran.as_ref());
-        if let Some(client) = self.clients.get_mut(&task.client) {
-            ending.tell(&mut client.writer, task.name, ran);
-            self.clients_to_flush.insert(task.client);
+        match task.origin {
+            Origin::Client { client: id, name } => {
+                if let Some(client) = self.clients.get_mut(&id) {
+                    ending.tell(&mut client.writer, name, ran);
+                    self.clients_to_flush.insert(id);
+                }
+            }
+            Origin::Kept(_) => self.keep_ending(task, ending, ran),
         }
     }
 
@@ -369,8 +348,13 @@ impl Daemon {
             user.tasks -= 1;
             user.bytes -= bytes;
         });
-        if let Some(client) = self.clients.get_mut(&task.client) {
-            client.tasks.remove(&task.name);
+        match &task.origin {
+            Origin::Client { client, name } => {
+                if let Some(client) = self.clients.get_mut(client) {
+                    client.tasks.remove(name);
+                }
+            }
+            Origin::Kept(kept) => drop(self.keeping.live.remove(&kept.id)),
         }
         Some(task)
     }
@@ -380,10 +364,9 @@ impl Daemon {
     pub(super) fn stop_task(&mut self, id: u64, ending: &Ending) {
         let Some(task) = self.tasks.get(&id) else { return };
         let pool_id = task.pool;
-        let begun = task.begun.is_some();
-        let member = begun.then(|| self.members.values().find(|member| member.task == Some(id)));
-        let member = member.flatten().map(|member| member.id);
-        if !begun && let Some(pool) = self.pools.get_mut(&pool_id) {
+        let has = |member: &&Member| member.task == Some(id) || member.promised == Some(id);
+        let member = self.members.values().find(has).map(|member| member.id);
+        if let Some(pool) = self.pools.get_mut(&pool_id) {
             pool.queue.retain(|one| *one != id);
         }
         self.end_task(id, ending);
@@ -394,7 +377,19 @@ impl Daemon {
         self.forget(pool_id);
     }
 
+    /// Has a task that was promised to a member that is no more be the next of its pool.
+    fn put_back(&mut self, task: u64) {
+        let Some(pool_id) = self.tasks.get(&task).map(|task| task.pool) else { return };
+        if let Some(pool) = self.pools.get_mut(&pool_id) {
+            pool.queue.push_front(task);
+        }
+        self.grow(pool_id);
+    }
+
     pub(super) fn cancel(&mut self, client: ClientId, name: TaskId) {
+        if self.cancel_fetch(client, name) {
+            return;
+        }
         let task = self.clients.get(&client).and_then(|client| client.tasks.get(&name)).copied();
         if let Some(task) = task {
             self.stop_task(task, &Ending::new(Status::Cancelled, "the caller cancelled the task"));

@@ -164,6 +164,10 @@ pub(super) enum Due {
     Drain,
     /// A policy file may have changed, and whoever did it should be done.
     Files,
+    /// The journal may be tried again.
+    Journal,
+    /// A result may have been kept for long enough.
+    Expiry,
 }
 
 /// What is due, by time. An entry whose reason is gone is passed over when its time comes.

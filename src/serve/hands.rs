@@ -16,6 +16,9 @@ const PER_USER_MAX: usize = 8;
 /// Jobs under way at once. Most of each is waiting for the kernel.
 const UNDER_WAY_MAX: usize = 64;
 
+/// Stands for the daemon itself, chown(2): no process can have this uid.
+const NOBODY: u32 = u32::MAX;
+
 /// Something that takes long, and what comes of it.
 pub(super) type Job<T> = Box<dyn FnOnce() -> T + Send>;
 
@@ -58,6 +61,13 @@ impl<T: Send + 'static> Hands<T> {
     pub(super) fn begin(&mut self, uid: u32, job: Job<T>) {
         self.waiting.push_back((uid, job));
         self.start_waiting();
+    }
+
+    /// Does `job` at once, whoever else waits: one that all of them wait for.
+    pub(super) fn begin_at_once(&mut self, job: Job<T>) {
+        *self.under_way.entry(NOBODY).or_default() += 1;
+        self.count += 1;
+        self.start(NOBODY, job);
     }
 
     /// What has been done since it was asked last.

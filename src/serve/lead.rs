@@ -52,14 +52,7 @@ impl Daemon {
             Err(failure) => {
                 self.audit.refused(&client.caller, &failure);
                 let leads = Leads::Refused(Ending::of(&failure));
-                let handle = Handle {
-                    opened: old,
-                    modules,
-                    leads,
-                    deadline: None,
-                    result_bytes_max: u64::MAX,
-                };
-                client.handles.insert(number, handle);
+                client.handles.insert(number, Handle { opened: old, modules, leads });
             }
         }
         waiting.into_iter().for_each(|frame| self.call(id, frame));
@@ -72,10 +65,7 @@ impl Daemon {
         self.audit.opened(&client.caller, &opened);
         let uid = client.caller.uid;
         let pool_id = self.find_pool(uid, &opened, modules.as_ref());
-        let work = &opened.decision.plan.work;
-        let (deadline, result_bytes_max) = (work.deadline, work.bounds.result_bytes_max);
-        let leads = Leads::To(pool_id);
-        let handle = Handle { opened, modules, leads, deadline, result_bytes_max };
+        let handle = Handle { opened, modules, leads: Leads::To(pool_id) };
         if let Some(client) = self.clients.get_mut(&id) {
             client.handles.insert(number, handle);
         }
@@ -113,7 +103,7 @@ impl Daemon {
     }
 
     /// The pool of a decision, which is made if there is none.
-    fn find_pool(
+    pub(super) fn find_pool(
         &mut self,
         uid: u32,
         opened: &Arc<Opened>,

@@ -15,6 +15,8 @@ use super::audit::Audit;
 use super::daemon::Daemon;
 use super::events::{Due, Events, Source, Timers};
 use super::hands::Hands;
+use super::journal::Journal;
+use super::kept::{Keeping, Purpose};
 use super::metrics::Counted;
 use super::rules::Rules;
 use super::site::Site;
@@ -57,6 +59,7 @@ impl Daemon {
         audit: Audit,
         signals: (Wakeup, Queue),
         policies: Vec<PathBuf>,
+        journal: Journal<Purpose>,
     ) -> io::Result<Daemon> {
         let (events, hands) = (Events::new()?, Hands::new()?);
         events.add(&listener, Source::Listener)?;
@@ -82,6 +85,7 @@ impl Daemon {
             leaving: HashMap::new(),
             tasks: HashMap::new(),
             users: HashMap::new(),
+            keeping: Keeping::new(journal),
             containers: 0,
             memory_bytes: 0,
             hungry: VecDeque::new(),
@@ -174,10 +178,12 @@ impl Daemon {
         let idle: Vec<_> =
             self.pools.values_mut().flat_map(|pool| std::mem::take(&mut pool.idle)).collect();
         idle.into_iter().for_each(|member| self.retire(member));
+        self.release(|task| !task.may_have_run());
     }
 
-    /// Ends the tasks that are left.
+    /// Ends the tasks that are left. Submitted ones that may be run again are, in the next life.
     pub(super) fn end_tasks(&mut self) {
+        self.release(|task| !task.may_have_run() || task.kept().is_some_and(|kept| kept.rerun));
         let tasks: Vec<u64> = self.tasks.keys().copied().collect();
         for task in tasks {
             self.stop_task(task, &Ending::new(Status::Lost, "the daemon ended"));
@@ -188,7 +194,10 @@ impl Daemon {
 
     /// Whether all that it should still do is done.
     pub(super) fn is_over(&self) -> bool {
-        self.draining.is_some() && self.tasks.is_empty() && self.writes_nothing()
+        let Some(since) = self.draining else { return false };
+        // A disk that is full is not waited for beyond the time that tasks have.
+        let is_written = self.keeping.journal.is_idle() || since.elapsed() > self.rules.drain;
+        self.tasks.is_empty() && self.writes_nothing() && is_written
     }
 
     fn writes_nothing(&self) -> bool {
@@ -201,7 +210,10 @@ impl Daemon {
         const WAIT_MAX: Duration = Duration::from_secs(30);
         self.end_tasks();
         let since = Instant::now();
-        while self.hands.busy() + self.leaving.len() > 0 && since.elapsed() < WAIT_MAX {
+        let busy = |daemon: &Daemon| {
+            daemon.hands.busy() + daemon.leaving.len() > 0 || !daemon.keeping.journal.is_settled()
+        };
+        while busy(self) && since.elapsed() < WAIT_MAX {
             self.timers.add(Instant::now() + WAIT_MAX, Due::Drain);
             if self.turn().is_err() {
                 return;

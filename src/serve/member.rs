@@ -34,6 +34,8 @@ pub(super) struct Member {
     pub(super) state: State,
     /// The task that it works on.
     pub(super) task: Option<u64>,
+    /// The task that it will be sent once the journal says that it may have run.
+    pub(super) promised: Option<u64>,
     /// Most bytes of that task's result.
     pub(super) result_bytes_max: u64,
     /// When its task has had its time, and when an entry of the timers looks at that.
@@ -107,6 +109,7 @@ impl Member {
             known: HashSet::new(),
             state: State::Waking,
             task: None,
+            promised: None,
             result_bytes_max: 0,
             deadline: None,
             deadline_timer: None,

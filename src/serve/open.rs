@@ -18,6 +18,7 @@ use ric_runtime::{
 };
 use serde::Deserialize;
 
+use super::reopen::{Reopening, Unkept};
 use crate::args::{SandboxArgs, Variable};
 use crate::environments;
 use crate::failure::Failure;
@@ -48,6 +49,9 @@ pub(super) struct OpenAsk {
     secrets: Vec<String>,
     pub(super) containers_most: Option<usize>,
     stock: Option<u64>,
+    /// The JSON itself, for the journal.
+    #[serde(skip)]
+    text: String,
 }
 
 /// Something that says what is needed, in the manner of an environment file.
@@ -91,12 +95,14 @@ impl OpenAsk {
         serde_json::from_slice::<Counted<'_>>(metadata).map_or(0, count)
     }
 
-    pub(super) fn parse(metadata: &[u8]) -> Result<OpenAsk, Failure> {
-        serde_json::from_slice(metadata).map_err(|error| {
+    pub(super) fn parse(metadata: Vec<u8>) -> Result<OpenAsk, Failure> {
+        let attempt = || {
             Failure::new(Actor::User, "cannot read what an OPEN asks for")
-                .because(&error)
                 .hint("docs/protocol.md lists its keys")
-        })
+        };
+        let text = String::from_utf8(metadata).map_err(|error| attempt().because(&error))?;
+        let ask = serde_json::from_str(&text).map_err(|error| attempt().because(&error))?;
+        Ok(OpenAsk { text, ..ask })
     }
 }
 
@@ -115,12 +121,16 @@ pub(super) struct Opened {
     pub(super) containers_most: usize,
     /// Containers that are kept ready while a client holds this open.
     pub(super) stock: usize,
+    /// What a later life opens it by, or why it cannot.
+    pub(super) reopening: Result<Arc<Vec<u8>>, Unkept>,
 }
 
 /// Who asks.
 #[derive(Debug, Clone)]
 pub(super) struct Asker {
     pub(super) caller: Caller,
+    /// `/proc/PID/cgroup` of the process that connected.
+    pub(super) cgroups: String,
     /// Whether the daemon has just the caller's rights.
     pub(super) own: bool,
     /// The machine as it is for the caller: with the cgroups of the caller's job.
@@ -135,7 +145,8 @@ pub(super) fn open(
     descriptors: Vec<OwnedFd>,
 ) -> Result<Opened, Failure> {
     let containers_most = ask.containers_most.unwrap_or_else(processors).clamp(1, CONTAINERS_MAX);
-    let Asked { task, descriptors, secrets, stock } =
+    let (text, mounts, secrets) = (ask.text.clone(), ask.mounts.len(), ask.secrets.len());
+    let Asked { task, descriptors, secrets: digests, stock } =
         asked(session, &asker.caller, asker.own, ask, descriptors)?;
     if task.fresh == Fresh::Process && !task.secrets.is_empty() {
         return Err(Failure::new(Actor::User, "cannot hand secrets to a container of many tasks")
@@ -145,10 +156,24 @@ pub(super) fn open(
     if !asker.own {
         refuse_private_files(&task.image)?;
     }
+    let reopening = match secrets {
+        0 => Reopening::keep(&asker, text, &task.mounts[..mounts]),
+        _ => Err(Unkept::Secrets),
+    };
     let (decision, fresh) = (session.decide_on(&task, &asker.host)?, task.fresh);
     let (descriptors, host) = (Arc::new(descriptors), asker.host);
     let stock = stock.min(containers_most);
-    Ok(Opened { task, host, decision, fresh, descriptors, secrets, containers_most, stock })
+    Ok(Opened {
+        task,
+        host,
+        decision,
+        fresh,
+        descriptors,
+        secrets: digests,
+        containers_most,
+        stock,
+        reopening,
+    })
 }
 
 /// Decides the same under another policy.
@@ -162,6 +187,7 @@ pub(super) fn again(session: &Session, opened: &Opened) -> Result<Opened, Failur
         secrets: opened.secrets.clone(),
         containers_most: opened.containers_most,
         stock: opened.stock,
+        reopening: opened.reopening.clone(),
     })
 }
 
@@ -426,7 +452,7 @@ mod tests {
 
     #[test]
     fn says_which_key_is_unknown() {
-        let failure = OpenAsk::parse(br#"{"imag":"host:"}"#).unwrap_err();
+        let failure = OpenAsk::parse(br#"{"imag":"host:"}"#.to_vec()).unwrap_err();
         assert!(failure.to_string().contains("imag"), "{failure}");
     }
 

@@ -42,7 +42,11 @@ impl Daemon {
             })
             .collect();
         let pools: Vec<Value> = self.pools_of(uid).map(pool_json).collect();
-        json!({"containers": containers, "pools": pools})
+        let kept = self.keeping.journal.tasks().iter();
+        let kept = kept.filter(|(_, kept)| kept.end().is_none());
+        let kept = kept.filter(|(_, kept)| uid == 0 || kept.about.uid == uid);
+        let submitted: Vec<Value> = kept.map(|(id, kept)| self.status_of(id, kept)).collect();
+        json!({"containers": containers, "pools": pools, "submitted": submitted})
     }
 
     fn pools_of(&self, uid: u32) -> impl Iterator<Item = &Pool> {

@@ -72,29 +72,39 @@ impl Site {
         caller: Caller,
         pid: i32,
     ) -> Result<Asker, Failure> {
-        let own = self.own.uid == caller.uid;
         let theirs = cgroups_of(pid, caller.uid).ok_or_else(|| {
             Failure::new(Actor::User, "cannot find the cgroup of the client")
                 .cause(format!("process {pid}, which connected, is gone"))
                 .hint("the process that connects has to live until its OPEN is answered")
         })?;
+        self.asker_in(session, caller, theirs)
+    }
+
+    /// The same, for who asked from these cgroups.
+    pub(super) fn asker_in(
+        &self,
+        session: &Session,
+        caller: Caller,
+        cgroups: String,
+    ) -> Result<Asker, Failure> {
+        let own = self.own.uid == caller.uid;
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(host) = hosts.get(&theirs) {
-            return Ok(Asker { caller, own, host: Arc::clone(host) });
+        if let Some(host) = hosts.get(&cgroups) {
+            return Ok(Asker { caller, own, host: Arc::clone(host), cgroups });
         }
         let mut host = session.host().clone();
         let ours = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        if theirs != ours {
+        if cgroups != ours {
             let trial = |kinds: &[ric_runtime::TrialKind]| ric_runtime::trial(&self.own, kinds);
-            host.cgroup = ric_runtime::probe_cgroups(&theirs, host.privileged.works, &trial)
+            host.cgroup = ric_runtime::probe_cgroups(&cgroups, host.privileged.works, &trial)
                 .map_err(|error| blame::probe(&error))?;
         }
         let host = Arc::new(host);
         if hosts.len() >= HOSTS_MAX {
             hosts.clear();
         }
-        hosts.insert(theirs, Arc::clone(&host));
-        Ok(Asker { caller, own, host })
+        hosts.insert(cgroups.clone(), Arc::clone(&host));
+        Ok(Asker { caller, own, host, cgroups })
     }
 
     /// What tasks are decided and started with.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use ric_runtime::{Sha256Digest, TaskId};
 
 use super::client::{ClientId, Function};
+use super::journal::KeptId;
 use super::pool::PoolId;
 use ric_runtime::wire::Frame;
 
@@ -14,9 +15,7 @@ use ric_runtime::wire::Frame;
 pub(super) struct Task {
     /// Ours, and what the worker knows it by.
     pub(super) id: u64,
-    pub(super) client: ClientId,
-    /// What the client calls it.
-    pub(super) name: TaskId,
+    pub(super) origin: Origin,
     pub(super) uid: u32,
     pub(super) pool: PoolId,
     pub(super) call: Frame,
@@ -31,7 +30,49 @@ pub(super) struct Task {
     pub(super) left_out_bytes: u64,
 }
 
+/// Where a task comes from, and whom its end is told.
+#[derive(Debug)]
+pub(super) enum Origin {
+    /// A client waits for it, and calls it `name`.
+    Client { client: ClientId, name: TaskId },
+    /// It was submitted: its end goes into the journal.
+    Kept(Box<Kept>),
+}
+
+/// What is known of a submitted task while it waits or runs.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) id: KeptId,
+    /// Whether it may be run again when it may have run already.
+    pub(super) rerun: bool,
+    pub(super) announced: Announced,
+    /// What it has printed: to standard output, to standard error.
+    pub(super) printed: [Vec<u8>; 2],
+}
+
+/// Whether the journal says that a task may have run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Announced {
+    No,
+    /// It will with the next commit.
+    Soon,
+    Yes,
+}
+
 impl Task {
+    /// Whether it has begun, or the journal says that it may have.
+    pub(super) fn may_have_run(&self) -> bool {
+        self.begun.is_some() || self.kept().is_some_and(|kept| kept.announced != Announced::No)
+    }
+
+    /// What there is of it if it was submitted.
+    pub(super) fn kept(&self) -> Option<&Kept> {
+        match &self.origin {
+            Origin::Client { .. } => None,
+            Origin::Kept(kept) => Some(kept),
+        }
+    }
+
     /// Its name to workers: never used twice by one daemon.
     pub(super) fn worker_name(id: u64) -> TaskId {
         let mut name = [0; 16];

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use libtest_mimic::Failed;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 use crate::commands::{Answer, Running};
@@ -60,7 +60,19 @@ impl Daemon<'_> {
         function: &str,
         args: &[&str],
     ) -> Result<Ran, Failed> {
-        call_command(stage, &self.socket, flags, function, args)?.output()
+        function_command(stage, "call", &self.socket, flags, function, args)?.output()
+    }
+
+    /// Another verb about it.
+    pub(crate) fn verb<'b>(&self, stage: &'b Stage, verb: &str, words: &[&str]) -> Cli<'b> {
+        let socket = self.socket.to_string_lossy();
+        let words: Vec<&str> = [verb, "--socket", &socket].iter().chain(words).copied().collect();
+        stage.cli_alone(&words)
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> Pid {
+        self.running.pid()
     }
 
     /// Starts a call and does not wait for it.
@@ -70,7 +82,7 @@ impl Daemon<'_> {
         function: &str,
         args: &[&str],
     ) -> Result<Running, Failed> {
-        call_command(self.stage, &self.socket, flags, function, args)?.start()
+        function_command(self.stage, "call", &self.socket, flags, function, args)?.start()
     }
 
     /// What `ps --json` tells `stage`.
@@ -105,8 +117,20 @@ impl Daemon<'_> {
     }
 }
 
-fn call_command<'a>(
+/// `submit` of the same functions.
+pub(crate) fn submit_command<'a>(
     stage: &'a Stage,
+    socket: &std::path::Path,
+    flags: &[&str],
+    function: &str,
+    args: &[&str],
+) -> Result<Cli<'a>, Failed> {
+    function_command(stage, "submit", socket, flags, function, args)
+}
+
+fn function_command<'a>(
+    stage: &'a Stage,
+    verb: &str,
     socket: &std::path::Path,
     flags: &[&str],
     function: &str,
@@ -115,7 +139,7 @@ fn call_command<'a>(
     let file = stage.file("functions.py", FUNCTIONS)?;
     let target = format!("{file}:{function}");
     let socket = socket.to_string_lossy();
-    let mut words = vec!["call", "--socket", &socket];
+    let mut words = vec![verb, "--socket", &socket];
     words.extend(flags);
     words.push(&target);
     words.extend(args);
@@ -190,6 +214,14 @@ def garbage():
         except OSError:
             pass
     return "wrote"
+
+def repeat(text, times):
+    return text * times
+
+def mark(path):
+    with open(path, "ab", buffering=0) as file:
+        file.write(b"x")
+    time.sleep(0.05)
 
 def cgroups():
     return open("/proc/self/cgroup").read()

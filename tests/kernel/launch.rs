@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use libtest_mimic::Failed;
+use rustix::process::Pid;
 use serde_json::Value;
 
 use crate::cgroups::TestCgroup;
 use crate::commands::{Answer, Command, Input, Running};
+use crate::daemon::Daemon;
 use crate::docker::PYTHON_IMAGE;
 use crate::person::Person;
 use crate::world::{World, become_person};
@@ -96,6 +98,7 @@ impl Stage {
             wrapper: Vec::new(),
             input: Input::Null,
             storeless: false,
+            beside: None,
         }
     }
 
@@ -133,6 +136,8 @@ pub(crate) struct Cli<'a> {
     input: Input,
     /// Whether the store is somebody else's matter: a daemon's.
     storeless: bool,
+    /// The process in whose mount namespace it runs.
+    beside: Option<Pid>,
 }
 
 /// How a command line of the program under test ended.
@@ -152,6 +157,13 @@ impl Cli<'_> {
         fs::write(folder.join("run-in-container/policy.yaml"), yaml)?;
         self.site_policy = Some(folder);
         Ok(self)
+    }
+
+    /// Runs it where a daemon is that has a site policy: else the paths that it opens would mean
+    /// nothing there. Needs root.
+    pub(crate) fn beside(mut self, daemon: &Daemon<'_>) -> Self {
+        self.beside = Some(daemon.pid());
+        self
     }
 
     /// Gives the person these supplementary groups.
@@ -191,6 +203,10 @@ impl Cli<'_> {
             );
             all.extend(["sh".to_owned(), "-c".to_owned(), script, "sh".to_owned()]);
         }
+        if let Some(pid) = self.beside {
+            let namespace = format!("--mount=/proc/{}/ns/mnt", pid.as_raw_nonzero());
+            all.extend(["nsenter".to_owned(), namespace]);
+        }
         if let Some(folder) = &self.site_policy {
             let script = format!(
                 "mount -t overlay -o lowerdir={}:/etc overlay /etc && exec \"$@\"",
@@ -213,6 +229,11 @@ impl Cli<'_> {
         all.extend(self.words.iter().take(1).cloned());
         if !self.storeless && takes_store(&self.words) {
             all.extend(["--store".to_owned(), stage.store().to_string_lossy().into_owned()]);
+        }
+        let verb = self.words.first().map_or("", String::as_str);
+        if verb == "serve" && !self.words.iter().any(|word| word == "--state") {
+            let state = stage.home.join("tasks").to_string_lossy().into_owned();
+            all.extend(["--state".to_owned(), state]);
         }
         if stage.engine == Engine::Docker && names_no_image(&self.words) {
             all.extend(["--engine", "docker", "--image", PYTHON_IMAGE].map(str::to_owned));

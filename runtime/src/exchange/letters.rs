@@ -63,6 +63,15 @@ pub(super) struct CallMetadata<'a> {
     result_bytes_max: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pool: Option<u64>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    submitted: Option<Submission>,
+}
+
+/// What CALL says besides if it is submitted.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Submission {
+    pub(crate) keep: bool,
+    pub(crate) rerun: bool,
 }
 
 impl<'a> CallMetadata<'a> {
@@ -71,6 +80,7 @@ impl<'a> CallMetadata<'a> {
         function_sha256: String,
         result_bytes_max: u64,
         pool: Option<u64>,
+        submitted: Option<Submission>,
     ) -> Self {
         // Who pickles arguments is Python and can take a pickle back.
         let (encoding, python, accepts): (_, _, &[_]) = match &call.arguments {
@@ -88,6 +98,7 @@ impl<'a> CallMetadata<'a> {
             accepts,
             result_bytes_max,
             pool,
+            submitted,
         }
     }
 }

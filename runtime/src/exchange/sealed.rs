@@ -43,11 +43,12 @@ pub fn seal_memory(memory: File) -> io::Result<OwnedFd> {
     Ok(memory.into())
 }
 
-/// Reads a memfd that somebody else made; `bytes` has been checked against its bound.
+/// Whether a memfd that somebody else made is sealed memory of `bytes` bytes, so that it cannot
+/// change while it is read.
 ///
-/// Only memory files have seals, so this never reads a pipe, a device or a file system that
-/// could keep it waiting.
-pub(crate) fn read_sealed(memory: impl AsFd, bytes: u64) -> Result<Vec<u8>, &'static str> {
+/// Only memory files have seals, so what has them is no pipe, device or file system that could keep
+/// a reader waiting.
+fn check_sealed(memory: impl AsFd, bytes: u64) -> Result<(), &'static str> {
     let seals = fcntl_get_seals(&memory).map_err(|_| "passed a descriptor that is no memfd")?;
     if !seals.contains(SEALS_NEEDED) {
         return Err("passed a memfd that is not sealed against change");
@@ -56,15 +57,16 @@ pub(crate) fn read_sealed(memory: impl AsFd, bytes: u64) -> Result<Vec<u8>, &'st
     if u64::try_from(status.st_size) != Ok(bytes) {
         return Err("passed a memfd of another size than its frame says");
     }
+    Ok(())
+}
+
+/// Reads a memfd that somebody else made; `bytes` has been checked against its bound.
+pub(crate) fn read_sealed(memory: impl AsFd, bytes: u64) -> Result<Vec<u8>, &'static str> {
+    check_sealed(&memory, bytes)?;
     let mut payload = vec![0; usize::try_from(bytes).map_err(|_| "passed too much memory")?];
     let mut have = 0;
     while have < payload.len() {
-        match pread(&memory, &mut payload[have..], have as u64) {
-            Ok(0) => return Err("passed a memfd that ends early"),
-            Ok(read) => have += read,
-            Err(Errno::INTR) => {}
-            Err(_) => return Err("passed a memfd that cannot be read"),
-        }
+        have += read_some(&memory, &mut payload[have..], have as u64)?;
     }
     Ok(payload)
 }
@@ -79,6 +81,42 @@ pub fn digest_of_sealed(memory: impl AsFd, bytes_max: u64) -> Result<Sha256Diges
     match u64::try_from(status.st_size) {
         Ok(bytes) if bytes <= bytes_max => Ok(Sha256::digest(read_sealed(memory, bytes)?).into()),
         _ => Err("passed more memory than is allowed"),
+    }
+}
+
+/// Shows `take` a memfd that somebody else made, in pieces of at most `piece_bytes`.
+/// `Ok(Err(_))`: it is not the sealed memory that it should be.
+///
+/// # Errors
+/// What `take` says.
+pub fn copy_sealed(
+    memory: impl AsFd,
+    bytes: u64,
+    piece_bytes: usize,
+    take: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<Result<(), &'static str>> {
+    if let Err(why) = check_sealed(&memory, bytes) {
+        return Ok(Err(why));
+    }
+    let mut piece = vec![0; piece_bytes];
+    let mut have = 0;
+    while have < bytes {
+        match read_some(&memory, &mut piece, have) {
+            Ok(read) => {
+                take(&piece[..read])?;
+                have += read as u64;
+            }
+            Err(why) => return Ok(Err(why)),
+        }
+    }
+    Ok(Ok(()))
+}
+
+fn read_some(memory: impl AsFd, piece: &mut [u8], at: u64) -> Result<usize, &'static str> {
+    match rustix::io::retry_on_intr(|| pread(&memory, &mut *piece, at)) {
+        Ok(0) => Err("passed a memfd that ends early"),
+        Ok(read) => Ok(read),
+        Err(_) => Err("passed a memfd that cannot be read"),
     }
 }
 

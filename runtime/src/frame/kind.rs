@@ -113,7 +113,9 @@ impl Kind {
         KINDS.iter().find(|(kind, ..)| *kind == self)
     }
 
-    pub(super) fn from_wire(number: u8) -> Option<Kind> {
+    /// The kind with this number, if there is one.
+    #[must_use]
+    pub fn from_wire(number: u8) -> Option<Kind> {
         Kind::all().find(|kind| *kind as u8 == number)
     }
 }

@@ -39,6 +39,13 @@ pub(super) fn probe(mountinfo: &str, own_cgroups: &str, trial: &Trial<'_>) -> Cg
     found
 }
 
+/// Whether every cgroup that can be seen from here is there.
+pub(super) fn are_there(mountinfo: &str, own_cgroups: &str) -> bool {
+    let hierarchies = parse_hierarchies(mountinfo, own_cgroups);
+    let all = hierarchies.own_v1.values().chain(&hierarchies.own_v2);
+    all.flatten().all(|own| own.directory.is_dir())
+}
+
 fn probe_v1(hierarchies: &Hierarchies, trial: &Trial<'_>, found: &mut CgroupHost) {
     for (controller, own) in &hierarchies.own_v1 {
         let tried = own.clone().and_then(|own| {

@@ -124,6 +124,15 @@ pub fn probe_cgroups(
     Ok(cgroup)
 }
 
+/// Whether the cgroups that `/proc/PID/cgroup` told of a process are still there. A scheduler
+/// removes those of a job that has ended.
+///
+/// # Errors
+/// [`ProbeError::Read`].
+pub fn cgroups_are_there(own_cgroups: &str) -> Result<bool, ProbeError> {
+    Ok(cgroup::are_there(&read("/proc/self/mountinfo")?, own_cgroups))
+}
+
 /// The caller's own hard limits, `getrlimit(2)`. They differ from shell to shell.
 pub(super) fn rlimits_hard() -> BTreeMap<String, u64> {
     let all = [

@@ -22,6 +22,7 @@ mod refusals;
 mod registries;
 mod root_files;
 mod secrets;
+mod submitted;
 mod warm;
 mod watched;
 
@@ -51,6 +52,7 @@ pub(crate) fn all() -> Vec<Case> {
         daemon::cases(),
         watched::cases(),
         secrets::cases(),
+        submitted::cases(),
         images_kept::cases(),
         examples::cases(),
     ]
