@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use ric_images::{
     Act, AddError, Below, BuildError, BuildRoom, CopyError, CopyFiles, CopySource, Digest, Draft,
@@ -62,7 +63,8 @@ pub(crate) fn build(args: BuildArgs) -> Result<Answer, Failure> {
     let terms = Terms { store: session.store(), limits: &limits, cache: !args.no_cache };
     let built = ric_images::build(recipe.as_ref(), terms, &mut shop);
     let reference = shop.reference.to_string();
-    let (draft, _lease) = built.map_err(|error| failed(error, session.store(), &reference))?;
+    let (draft, _lease) =
+        built.map_err(|error| failed(error, session.store(), &reference, args.store.as_deref()))?;
     let manifest = draft.store(session.store(), &reference);
     let manifest = manifest.map_err(|error| blame::store(session.store().root(), &error))?;
     let digest = manifest.identity.to_string();
@@ -91,7 +93,12 @@ fn clear_left_rooms(session: &Session, caller: &Caller) -> Result<(), Failure> {
 }
 
 /// What a failed build means to its user, and a shell where it failed.
-fn failed(error: BuildError<Failure>, store: &Store, reference: &str) -> Failure {
+fn failed(
+    error: BuildError<Failure>,
+    store: &Store,
+    reference: &str,
+    named_store: Option<&Path>,
+) -> Failure {
     let failure = Failure::new(Actor::User, format!("cannot build {reference}"));
     match error {
         BuildError::Base { ref cause, .. } => within(failure.cause(error.to_string()), cause),
@@ -111,15 +118,29 @@ fn failed(error: BuildError<Failure>, store: &Store, reference: &str) -> Failure
                 matches!(source.as_ref(), AddError::Made { cause } if !cause.is_cancelled());
             let name = Some(&below).filter(|below| is_theirs && !below.layers.is_empty());
             match name.and_then(|below| keep_for_a_look(below, store, reference)) {
-                Some(name) if failure.hint.is_none() => failure.hint(format!(
-                    "look around where it failed: \
-                     run-in-container run -t --image {name} -- /bin/sh"
-                )),
+                Some(name) if failure.hint.is_none() => {
+                    let store = named_store.map(|path| format!(" --store {}", shell_word(path)));
+                    failure.hint(format!(
+                        "look around where it failed: \
+                         run-in-container run -t{} --image {name} -- /bin/sh",
+                        store.unwrap_or_default()
+                    ))
+                }
                 Some(_) | None => failure,
             }
         }
         BuildError::Recipe { .. } | BuildError::Store { .. } => failure.because(&error),
     }
+}
+
+/// A path as one word of a shell.
+fn shell_word(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,".contains(c);
+    if text.chars().all(is_plain) {
+        return text.into_owned();
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// `outer`, for what `inner` says.

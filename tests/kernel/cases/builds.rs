@@ -219,8 +219,12 @@ fn shows_where(stage: &Stage) -> Result<(), Failed> {
     for part in ["Dockerfile:3:", "it ended with exit code 3", "  why\n", "localhost/tool-failed"] {
         claim!(failed.stderr.contains(part), "`{part}` is missing: {}", failed.told());
     }
-    let words = ["run", "--image", "localhost/tool-failed:latest", "--", "/bin/sh", "-c"];
-    let shell = stage.cli(&[&words[..], &["cat /left"]].concat()).output()?.expect_code(0)?;
+    // The command as it is told, but for the terminal, which a test has not.
+    let told = failed.stderr.split("run-in-container run -t ").nth(1).unwrap_or_default();
+    let words: Vec<&str> = told.lines().next().unwrap_or_default().split(' ').collect();
+    claim!(words.contains(&"--store"), "the store is not named: {}", failed.told());
+    let words = [&["run"], &words[..], &["-c", "cat /left"]].concat();
+    let shell = stage.cli_alone(&words).output()?.expect_code(0)?;
     claim!(shell.answer.stdout == "left\n", "{}", shell.answer.told());
     no_work_left(stage)
 }

@@ -153,12 +153,23 @@ fn command(here: &Here<'_>, instruction: &Instruction) -> Result<Vec<String>, Re
     })
 }
 
+/// Names of signals, without `SIG` (signal(7), Linux on every architecture).
+const SIGNALS: [&str; 34] = [
+    "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL",
+    "PIPE", "POLL", "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP",
+    "TTIN", "TTOU", "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ",
+];
+
 fn signal(here: &Here<'_>, instruction: &Instruction) -> Result<String, RecipeError> {
     let signal = here.word(&instruction.rest, &instruction.place)?;
     let name = signal.strip_prefix("SIG").unwrap_or(&signal);
     let is_number = signal.parse::<u8>().is_ok_and(|number| (1..=64).contains(&number));
-    let is_name = name.starts_with(|c: char| c.is_ascii_uppercase())
-        && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b"+-".contains(&b));
+    let is_near = |from: &str, sign: char| {
+        let offset = name.strip_prefix(from);
+        let number = |text: &str| text.strip_prefix(sign)?.parse().ok();
+        offset.is_some_and(|text| text.is_empty() || number(text).is_some_and(|n: u8| n <= 15))
+    };
+    let is_name = SIGNALS.contains(&name) || is_near("RTMIN", '+') || is_near("RTMAX", '-');
     if !is_number && !is_name {
         return Err(instruction.place.wrong(format!("`{signal}` is no signal")));
     }
