@@ -42,12 +42,22 @@ class Daemon:
             "RUN_IN_CONTAINER_SOCKET": self.socket,
         }
         self.log = os.path.join(folder, "log")
-        with open(self.log, "wb") as log:
+        self._flags = flags
+        self.start()
+
+    def start(self):
+        """Starts it, again if it has ended, and waits until it serves."""
+        with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [PROGRAM, "serve", "--socket", self.socket, "--state", self.state, *flags],
+                [PROGRAM, "serve", "--socket", self.socket, "--state", self.state, *self._flags],
                 env=self.variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )
         self._wait()
+
+    def kill(self):
+        """Ends it as a crash does."""
+        self.process.kill()
+        self.process.wait()
 
     def _wait(self):
         end = time.monotonic() + START_S

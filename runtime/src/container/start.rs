@@ -152,7 +152,7 @@ impl Container {
         descriptors: &[OwnedFd],
     ) -> Result<Container, StartError> {
         // First, because it becomes ready beside what follows.
-        let monitor = Monitor::spawn().map_err(unheard)?;
+        let mut monitor = Monitor::spawn().map_err(unheard)?;
         let id = new_id()?;
         let tools = Tools::ensure(sandbox, store)?;
         let spec = blueprint::spec(sandbox, &id, &tools.directory)
@@ -173,6 +173,7 @@ impl Container {
         let places = Places { id: &id, top: &top, layers: &layers, tools: &tools.directory, room };
         let steps = blueprint::steps(sandbox, &spec, &places);
         let (control, theirs) = monitor::socket_pair().map_err(unheard)?;
+        monitor.answers_for(steps.iter().filter_map(Step::made_cgroup).map(Into::into).collect());
         monitor.start(&steps::encode(&steps), theirs, &named).map_err(unheard)?;
         let pid = wait_cloned(&monitor, &steps)?;
         if let Some(maps) = blueprint::maps_by_owner(&sandbox.identities) {

@@ -8,8 +8,10 @@ use std::io::{self, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{
@@ -73,7 +75,12 @@ pub(crate) struct Monitor {
     process: Child,
     /// Its end is the end of the container.
     channel: Option<OwnedFd>,
+    /// What it is to remove. If it is killed, its owner does.
+    cgroups: Vec<PathBuf>,
 }
+
+/// How long the processes of a container whose monitor was killed may take to be gone.
+const ORPHANS_END_MAX: Duration = Duration::from_millis(500);
 
 impl Monitor {
     /// Starts a monitor, which waits for steps.
@@ -89,7 +96,7 @@ impl Monitor {
             .stderr(Stdio::from(theirs.try_clone()?))
             .stdin(Stdio::from(theirs))
             .spawn()?;
-        Ok(Monitor { process, channel: Some(ours) })
+        Ok(Monitor { process, channel: Some(ours), cgroups: Vec::new() })
     }
 
     /// The socket to it.
@@ -108,6 +115,11 @@ impl Monitor {
         let mut fds = vec![memory.as_fd(), control.as_fd()];
         fds.extend_from_slice(named);
         send(self.channel(), p::START, steps.len() as u64, &[], &fds)
+    }
+
+    /// Says which cgroup directories it is about to make.
+    pub(crate) fn answers_for(&mut self, cgroups: Vec<PathBuf>) {
+        self.cgroups = cgroups;
     }
 
     /// Has it end the container, clear up and end itself, and does not wait.
@@ -132,7 +144,24 @@ impl Drop for Monitor {
     fn drop(&mut self) {
         self.channel = None;
         // It is this process's child: nothing but it being reaped elsewhere can fail.
-        let _ = self.process.wait();
+        let is_over = self.process.wait().is_ok_and(|status| status.success());
+        if !is_over {
+            remove_cgroups(&self.cgroups);
+        }
+    }
+}
+
+/// Removes what a monitor that was killed has left. The kernel ends its container with it, which
+/// takes a moment.
+fn remove_cgroups(cgroups: &[PathBuf]) {
+    let since = Instant::now();
+    for directory in cgroups {
+        while let Err(error) = std::fs::remove_dir(directory)
+            && error.kind() == io::ErrorKind::ResourceBusy
+            && since.elapsed() < ORPHANS_END_MAX
+        {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 

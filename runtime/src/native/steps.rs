@@ -1,5 +1,6 @@
 //! The list of steps that builds a sandbox, as data, and its bytes for `init`.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -38,6 +39,12 @@ impl Step {
     pub(crate) fn cgroup_make(directory: &Path) -> Step {
         Step::new(p::STEP_CGROUP_MAKE, format!("mkdir(2) {}", directory.display()))
             .path(0, directory)
+    }
+
+    /// The cgroup directory that it makes, if that is what it does.
+    pub(crate) fn made_cgroup(&self) -> Option<&Path> {
+        let [directory, ..] = &self.texts;
+        (self.operation == p::STEP_CGROUP_MAKE).then(|| Path::new(OsStr::from_bytes(directory)))
     }
 
     /// Writes a limit, and reads it back if `check` says so.
