@@ -329,6 +329,22 @@ class Sandboxes(WithDaemon):
         self.assertIn("OwnError", error.type)
         self.assertIn("in fail", error.traceback)
 
+    def test_no_more_calls_run_at_once_than_were_asked_for(self):
+        def when():
+            begun = time.monotonic()
+            time.sleep(0.1)
+            return begun, time.monotonic()
+
+        for fresh in ("nothing", "process", "container"):
+            with self.subTest(fresh):
+                executor = self.executor(max_workers=2, fresh=fresh)
+                calls = [executor.submit(when) for _ in range(8)]
+                times = [call.result(WAIT_S) for call in calls]
+                at_once = [
+                    sum(begun <= moment < ended for begun, ended in times) for moment, _ in times
+                ]
+                self.assertLessEqual(max(at_once), 2)
+
     def test_workers_are_as_many_as_were_asked_for(self):
         executor = self.executor(max_workers=3, fresh="nothing")
         calls = [executor.submit(lambda: time.sleep(0.3)) for _ in range(9)]

@@ -155,15 +155,17 @@ impl Daemon {
                 Origin::Kept(_) => self.keep_answer(task, &frame.header, &metadata, frame.payload),
             }
         }
+        let pool = self.members.get(&id).map(|member| member.pool);
         match fresh {
-            Fresh::Nothing => self.ready(id),
-            Fresh::Process => {}
-            Fresh::Container => {
-                let pool = self.members.get(&id).map(|member| member.pool);
-                self.retire(id);
-                pool.into_iter().for_each(|pool| self.grow(pool));
+            Fresh::Nothing => {
+                self.ready(id);
+                return Ok(());
             }
+            Fresh::Process => {}
+            Fresh::Container => self.retire(id),
         }
+        // What it cannot take, another one may.
+        pool.into_iter().for_each(|pool| self.grow(pool));
         Ok(())
     }
 
@@ -178,7 +180,9 @@ impl Daemon {
             member.tasks_run += 1;
             let ChildEnded { wait_status, cpu_us, largest_kib } = ended;
             let ending = member.ending(Some(Exited { wait_status, cpu_us, largest_kib }));
+            let pool = member.pool;
             self.end_task(task, &how_it_ended(ending));
+            self.grow(pool);
         }
         let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
         if member.promised.is_some() {

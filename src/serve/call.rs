@@ -87,7 +87,7 @@ impl Daemon {
         let (id, pool_id) = (task.id, task.pool);
         let Some(pool) = self.pools.get_mut(&pool_id) else { return };
         pool.queue.push_back(id);
-        let idle = pool.idle.pop();
+        let idle = pool.take_idle();
         let is_starting = pool.starting == pool.members;
         self.tasks.insert(id, task);
         self.with_user(uid, |user| {
@@ -135,6 +135,7 @@ impl Daemon {
             result_bytes_max,
             queued: Instant::now(),
             begun: None,
+            given: false,
             printed_bytes: [0; 2],
             left_out_bytes: 0,
         }

@@ -39,10 +39,12 @@ impl Daemon {
     pub(super) fn give(&mut self, id: MemberId) {
         let Some(member) = self.members.get_mut(&id) else { return };
         let Some(pool) = self.pools.get_mut(&member.pool) else { return };
-        let task = pool.queue.pop_front().and_then(|task| self.tasks.get_mut(&task));
+        let task = pool.take_task().and_then(|task| self.tasks.get_mut(&task));
         let Some(task) = task else {
             return self.rest(id);
         };
+        pool.busy += 1;
+        task.given = true;
         member.state = State::Working;
         member.promised = Some(task.id);
         // That it may have run is on disk before it can.
@@ -129,8 +131,15 @@ impl Daemon {
         self.pools.get(&pool).map(|pool| pool.uid)
     }
 
-    /// Starts containers that a pool lacks, as far as there is room.
+    /// Gives tasks that wait to members that are idle, and starts containers that a pool lacks, as
+    /// far as there is room.
     pub(super) fn grow(&mut self, id: PoolId) {
+        while let Some(pool) = self.pools.get_mut(&id)
+            && !pool.queue.is_empty()
+            && let Some(member) = pool.take_idle()
+        {
+            self.give(member);
+        }
         loop {
             let Some(pool) = self.pools.get(&id) else { return };
             if (pool.draining || self.draining.is_some()) && pool.queue.is_empty() {
@@ -348,6 +357,11 @@ impl Daemon {
             user.tasks -= 1;
             user.bytes -= bytes;
         });
+        if task.given
+            && let Some(pool) = self.pools.get_mut(&task.pool)
+        {
+            pool.busy -= 1;
+        }
         match &task.origin {
             Origin::Client { client, name } => {
                 if let Some(client) = self.clients.get_mut(client) {

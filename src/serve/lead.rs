@@ -126,6 +126,7 @@ impl Daemon {
             idle: Vec::new(),
             members: 0,
             starting: 0,
+            busy: 0,
             handles: 0,
             draining: false,
             leases: std::collections::BTreeMap::new(),

@@ -84,6 +84,8 @@ pub(super) struct Pool {
     /// Members in all, starting ones included.
     pub(super) members: usize,
     pub(super) starting: usize,
+    /// Tasks that members have, or are to have.
+    pub(super) busy: usize,
     /// Handles of clients that lead here.
     pub(super) handles: usize,
     /// Its policy is no more: nothing new begins here.
@@ -95,6 +97,22 @@ pub(super) struct Pool {
 impl Pool {
     pub(super) fn fresh(&self) -> Fresh {
         self.opened.fresh
+    }
+
+    /// Whether one more of its tasks may begin: as many as were asked for may at once, and there
+    /// are more members where each has to get ready for the next task.
+    fn may_begin(&self) -> bool {
+        self.busy < self.opened.containers_most
+    }
+
+    /// The task that has waited longest, if it may begin.
+    pub(super) fn take_task(&mut self) -> Option<u64> {
+        if self.may_begin() { self.queue.pop_front() } else { None }
+    }
+
+    /// An idle member, if a task for it may begin.
+    pub(super) fn take_idle(&mut self) -> Option<MemberId> {
+        if self.may_begin() { self.idle.pop() } else { None }
     }
 
     /// Members that are wanted now: one for each task that waits or runs, up to what was asked
@@ -120,7 +138,9 @@ impl Pool {
 
 fn wanted(fresh: Fresh, most: usize, stock: usize, waiting: usize, working: usize) -> usize {
     match fresh {
-        Fresh::Nothing | Fresh::Process => (waiting + working).max(stock).min(most),
+        Fresh::Nothing => (waiting + working).max(stock).min(most),
+        // While one gets ready for its next task, another can have that.
+        Fresh::Process => (waiting + working).max(stock).min(most + most.div_ceil(2)),
         Fresh::Container => {
             let ahead = working.max(1).max(stock);
             (waiting + working + ahead).min((most * 2).max(most + stock))
@@ -170,10 +190,10 @@ mod tests {
 
     #[test]
     fn stock_is_kept_ahead_and_nobody_gets_more_than_was_asked_for() {
-        for fresh in [Fresh::Nothing, Fresh::Process] {
+        for (fresh, most) in [(Fresh::Nothing, 4), (Fresh::Process, 6)] {
             assert_eq!(wanted(fresh, 4, 0, 0, 0), 0, "nobody asks");
             assert_eq!(wanted(fresh, 4, 3, 0, 0), 3, "stock");
-            assert_eq!(wanted(fresh, 4, 3, 9, 2), 4, "all there may be");
+            assert_eq!(wanted(fresh, 4, 3, 9, 2), most, "all there may be");
         }
         // A container that has worked is thrown away: the next one should be there by then.
         assert_eq!(wanted(Fresh::Container, 2, 0, 0, 0), 1);

@@ -24,6 +24,8 @@ pub(super) struct Task {
     pub(super) result_bytes_max: u64,
     pub(super) queued: Instant,
     pub(super) begun: Option<Instant>,
+    /// Whether a member has it, or is to have it.
+    pub(super) given: bool,
     /// Bytes that it printed: to standard output, to standard error.
     pub(super) printed_bytes: [u64; 2],
     /// Of these, bytes that were thrown away.
