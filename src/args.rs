@@ -18,8 +18,8 @@ pub(crate) use environments::{
     EnvironmentsArgs, EnvironmentsListArgs, EnvironmentsShowArgs, EnvironmentsVerb,
 };
 pub(crate) use images::{
-    BuildArgs, BuildFormat, ChangesArgs, ConvertArgs, GcArgs, ImagesArgs, ImagesVerb, InspectArgs,
-    ListArgs, PullArgs, RemoveArgs, VerifyArgs,
+    BuildArgs, BuildFormat, ChangesArgs, ConvertArgs, ExportArgs, GcArgs, ImagesArgs, ImagesVerb,
+    ImportArgs, InspectArgs, ListArgs, PullArgs, RemoveArgs, VerifyArgs,
 };
 pub(crate) use sandbox::SandboxArgs;
 pub(crate) use submitted::{CancelArgs, ResultArgs, StatusArgs, SubmitArgs};
@@ -112,6 +112,8 @@ impl Verb {
                 ImagesVerb::Gc(args) => args.json,
                 ImagesVerb::Verify(args) => args.json,
                 ImagesVerb::Convert(args) => args.json,
+                ImagesVerb::Export(args) => args.json,
+                ImagesVerb::Import(args) => args.json,
             },
             Self::Environments(args) => match &args.verb {
                 EnvironmentsVerb::List(args) => args.json,

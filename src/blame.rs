@@ -5,8 +5,8 @@ use std::io;
 use std::path::Path;
 
 use ric_images::{
-    ConvertError, PullError, RegistryError, ResolveError, SourceError, StoreError, StoredError,
-    Target,
+    ConvertError, ImportError, PullError, RegistryError, ResolveError, SourceError, StoreError,
+    StoredError, Target,
 };
 use ric_policies::{LoadError, SITE_FILE};
 use ric_runtime::{Actor, ProbeError, Refusal, RunError, StartError};
@@ -75,15 +75,18 @@ pub(crate) fn store_place(error: &io::Error) -> Failure {
 pub(crate) fn store(root: &Path, error: &StoreError) -> Failure {
     let failure =
         Failure::new(store_actor(error), format!("cannot use the images in {}", root.display()));
-    failure.because(error).hint("`--store DIR` names another directory")
+    let elsewhere = || "`--store DIR` names another directory".to_owned();
+    failure.because(error).hint(error.hint().unwrap_or_else(elsewhere))
 }
 
 fn store_actor(error: &StoreError) -> Actor {
     match error {
-        StoreError::Root { .. } | StoreError::Disk { .. } | StoreError::TooLarge { .. } => {
-            Actor::User
-        }
-        StoreError::Damaged { .. } | StoreError::InUse { .. } => Actor::User,
+        StoreError::Root { .. }
+        | StoreError::Format { .. }
+        | StoreError::Disk { .. }
+        | StoreError::TooLarge { .. }
+        | StoreError::Damaged { .. }
+        | StoreError::InUse { .. } => Actor::User,
         StoreError::Content { .. } => Actor::Us,
     }
 }
@@ -166,6 +169,18 @@ pub(crate) fn convert(reference: &str, target: &Target, error: &ConvertError) ->
     let attempt = format!("cannot convert {reference} to {target}");
     let failure = Failure::new(Actor::User, attempt).because(error);
     Failure { hint: error.hint(), ..failure }
+}
+
+/// What is in an archive cannot be brought into the store.
+pub(crate) fn import(error: &ImportError) -> Failure {
+    match error {
+        ImportError::Image { source, .. } => resolve(source),
+        ImportError::Layers { source, .. } => pull(source),
+        ImportError::Store { source, .. } => say(store_actor(source), error, None),
+        ImportError::Archive { .. } | ImportError::Unnamed { .. } | ImportError::Several { .. } => {
+            say(Actor::User, error, error.hint())
+        }
+    }
 }
 
 /// The sandbox for `image` cannot be started.

@@ -2,6 +2,7 @@
 
 pub(crate) mod build;
 mod convert;
+mod export;
 mod inspect;
 mod keep;
 
@@ -28,6 +29,8 @@ pub(crate) fn images(verb: ImagesVerb) -> Result<Answer, Failure> {
         ImagesVerb::Gc(args) => keep::gc(&args),
         ImagesVerb::Verify(args) => keep::verify(&args),
         ImagesVerb::Convert(args) => convert::convert(args),
+        ImagesVerb::Export(args) => export::export(args),
+        ImagesVerb::Import(args) => export::import(&args),
     }
 }
 

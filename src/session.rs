@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use ric_images::{
-    Access, Asker, ConvertOptions, Converted, CredentialFiles, Form, Image, Limits, LocalDocker,
-    Manifest, Mirror, Progress, Reference, Registries, Store, Target, Timeouts,
+    Access, Asker, ConvertOptions, Converted, CredentialFiles, Existing, Form, Image, Imported,
+    Limits, LocalDocker, Manifest, Mirror, Progress, Reference, Registries, Store, Target,
+    Timeouts,
 };
 use ric_policies::{Authority, EngineName, Loaded, Policy, Ruled, SITE_FILE};
 use ric_runtime::{
@@ -198,6 +199,30 @@ impl Session {
         let access = self.access(&self.asker, progress);
         ric_images::convert(manifest, target, options, &access)
             .map_err(|error| blame::convert(&manifest.reference, target, &error))
+    }
+
+    /// Writes images of the store, with their names, into one archive.
+    pub(crate) fn export(
+        &self,
+        images: &[(Manifest, Vec<String>)],
+        target: &Target,
+        path: &Path,
+        existing: Existing,
+    ) -> Result<Converted, Failure> {
+        let access = self.access(&self.asker, &ric_images::Silent);
+        ric_images::export(images, path, existing, &access)
+            .map_err(|error| blame::convert("images of the store", target, &error))
+    }
+
+    /// Brings the images of an archive into the store.
+    pub(crate) fn import(
+        &self,
+        path: &Path,
+        name: Option<&Reference>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Imported>, Failure> {
+        let access = self.access(&self.asker, progress);
+        ric_images::import(path, name, &access).map_err(|error| blame::import(&error))
     }
 
     /// Starts the sandbox of a decision.

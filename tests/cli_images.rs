@@ -286,3 +286,76 @@ fn names(tars: &[&Vec<u8>]) -> Vec<String> {
     names.sort();
     names
 }
+
+/// The names of a store and what they mean.
+fn listed(site: &Site) -> Vec<(String, String)> {
+    let rows = site.json(&["list"], 0);
+    let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
+    let rows = rows.as_array().unwrap().iter();
+    rows.map(|row| (text(row, "reference"), text(row, "digest"))).collect()
+}
+
+#[test]
+fn images_go_out_in_a_file_and_come_back_by_all_their_names() {
+    let (site, other) = (Site::new(), Site::new());
+    let shared = layer("shared", 5000);
+    let (first, digest) = site.pulled("first", &[shared.clone(), layer("own", 10)]);
+    let (second, _) = site.pulled("second", &[shared]);
+    let file = site.path("all.tar");
+    let file = file.to_str().unwrap();
+    let exported = site.json(&["export", &first, &second, file], 0);
+    assert_eq!(exported["images"][0], json!({"identity": digest, "names": [first]}));
+    let imported = other.json(&["import", file], 0);
+    assert_eq!(imported[0], json!({"reference": first, "digest": digest}));
+    assert_eq!(listed(&other), listed(&site));
+    assert_eq!(other.json(&["verify"], 0), json!([]));
+    // What came back goes out as the same bytes, by digest too.
+    let again = other.path("again.tar");
+    let [(_, a), (_, b)] = &listed(&other)[..] else { panic!() };
+    other.json(&["export", a, b, again.to_str().unwrap()], 0);
+    assert!(fs::read(&again).unwrap() == fs::read(file).unwrap(), "another archive");
+    // One image may get another name.
+    let one = site.path("one.tar");
+    site.json(&["export", &first, one.to_str().unwrap()], 0);
+    other.json(&["import", one.to_str().unwrap(), "--name", "tools:1"], 0);
+    assert!(listed(&other).contains(&("docker://localhost/tools:1".to_owned(), digest)));
+    fails(&other.images(&["import", file, "--name", "tools"]), &["has 2 images"]);
+}
+
+#[test]
+fn a_damaged_archive_gives_no_image_a_name() {
+    let site = Site::new();
+    let (first, _) = site.pulled("first", &[layer("a", 5000), layer("b", 5000)]);
+    let file = site.path("one.tar");
+    site.json(&["export", &first, file.to_str().unwrap()], 0);
+    let whole = fs::read(&file).unwrap();
+    let places = (0..whole.len()).step_by(whole.len() / 40).filter(|at| whole[*at] == b'x');
+    for place in places.chain([1024, whole.len() - 1]) {
+        let mut bytes = whole.clone();
+        bytes[place] ^= 1;
+        // A cut in place of a flip where nothing is written.
+        bytes.truncate(if whole[place] == 0 { place / 2 } else { bytes.len() });
+        let (other, damaged) = (Site::new(), site.path("damaged.tar"));
+        fs::write(&damaged, bytes).unwrap();
+        fails(&other.images(&["import", damaged.to_str().unwrap()]), &[]);
+        assert_eq!(listed(&other), [], "byte {place}");
+        assert_eq!(other.json(&["verify"], 0), json!([]));
+    }
+}
+
+#[test]
+fn export_says_what_cannot_be() {
+    let site = Site::new();
+    fails(&site.images(&["export", "tools", "a.tar"]), &["cannot export the image", "pull"]);
+    let (first, _) = site.pulled("first", &[layer("a", 10)]);
+    let (second, _) = site.pulled("second", &[layer("b", 10)]);
+    let target = format!("sif:{}", site.path("a.sif").display());
+    fails(&site.images(&["export", &first, &second, &target]), &["only an OCI archive holds"]);
+    // The twin.
+    site.json(&["export", &first, &target], 0);
+    let layout = site.path("plain.tar");
+    let plain = format!("oci-archive:{}", layout.display());
+    let image = site.path("a.sif").display().to_string();
+    site.json(&["convert", &format!("sif:{image}"), &plain], 0);
+    fails(&site.images(&["import", layout.to_str().unwrap()]), &["does not say", "--name"]);
+}

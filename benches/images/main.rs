@@ -111,7 +111,9 @@ fn files(site: &Site, ours: &Ours, rounds: u32) -> Done<()> {
     let faster = ratio("ours: convert to squashfs", "apptainer build, to SIF");
     goal("convert / apptainer build", "at most 0.5", faster, 0.5);
     drop(contenders);
-    let sif = apptainer.sif();
+    // Root's own: one that another user may have written is not given to the kernel.
+    let sif = site.path("image.sif");
+    std::fs::copy(apptainer.sif(), &sif)?;
     let mut contenders = [
         Contender { name: "floor: hash and copy", act: Box::new(|| floor::hash_and_copy(&sif)) },
         Contender { name: "ours: run, first", act: Box::new(|| ours.run_first(&sif)) },

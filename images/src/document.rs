@@ -168,7 +168,14 @@ pub(crate) struct Descriptor {
     pub(crate) platform: Option<Platform>,
     /// In the index of a layout: the annotation `org.opencontainers.image.ref.name`.
     pub(crate) tag: Option<String>,
+    /// In the index of an archive: whole names of an image, the best first.
+    pub(crate) names: Vec<String>,
 }
+
+/// Annotations by which an archive says what its images are called: this program's, with any
+/// reference, and containerd's, with the name in a registry.
+pub(crate) const NAME_HERE: &str = "org.run-in-container.reference";
+pub(crate) const NAME_IN_REGISTRY: &str = "io.containerd.image.name";
 
 /// Operating system and processor, in Go's words.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -396,6 +403,18 @@ struct Annotations {
     tag: Option<String>,
     #[serde(rename = "org.run-in-container.manifest-of-sif")]
     manifest_of_sif: Option<String>,
+    // As in `NAME_HERE` and `NAME_IN_REGISTRY`.
+    #[serde(rename = "org.run-in-container.reference")]
+    name_here: Option<String>,
+    #[serde(rename = "io.containerd.image.name")]
+    name_in_registry: Option<String>,
+}
+
+impl Annotations {
+    fn names(&self) -> Vec<String> {
+        let in_registry = self.name_in_registry.iter().map(|name| format!("docker://{name}"));
+        self.name_here.iter().cloned().chain(in_registry).collect()
+    }
 }
 
 impl JsonDescriptor {
@@ -407,6 +426,7 @@ impl JsonDescriptor {
             digest,
             blob_bytes: self.size,
             platform: self.platform,
+            names: self.annotations.as_ref().map(Annotations::names).unwrap_or_default(),
             tag: self.annotations.and_then(|annotations| annotations.tag),
         })
     }

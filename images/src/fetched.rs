@@ -16,6 +16,8 @@ pub(crate) struct Fetched<'a, E> {
     open: &'a Open<'a, E>,
     /// Whether nobody wants it any more.
     is_stopped: &'a dyn Fn() -> bool,
+    /// Is told that nothing more will be read.
+    ended: &'a dyn Fn(),
     blob: Box<dyn Read + Send + 'a>,
     failure: Option<E>,
 }
@@ -27,8 +29,10 @@ impl<'a, E> Fetched<'a, E> {
         progress: &'a dyn Progress,
         open: &'a Open<'a, E>,
         is_stopped: &'a dyn Fn() -> bool,
+        ended: &'a dyn Fn(),
     ) -> Fetched<'a, E> {
-        Fetched { layer, progress, open, is_stopped, blob: Box::new(io::empty()), failure: None }
+        let (blob, failure) = (Box::new(io::empty()), None);
+        Fetched { layer, progress, open, is_stopped, ended, blob, failure }
     }
 
     /// Why the source did not give it, if it did not.
@@ -51,6 +55,11 @@ impl<E> Origin for Fetched<'_, E> {
 
     fn may_resume(&self) -> bool {
         true
+    }
+
+    fn end(&mut self) {
+        self.blob = Box::new(io::empty());
+        (self.ended)();
     }
 }
 

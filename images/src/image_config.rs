@@ -90,7 +90,7 @@ pub(crate) fn assemble(
         })
     });
     let layers = layers.collect::<Result<_, ManifestError>>()?;
-    Ok(Manifest { identity, reference, config: config.defaults, layers })
+    Ok(Manifest { identity, reference, config: config.defaults, layers, of_root: false })
 }
 
 /// Reads a manifest and its configuration as [`resolve`](crate::resolve) does, from memory.

@@ -14,6 +14,7 @@ mod environment;
 mod fetched;
 mod image;
 mod image_config;
+mod import;
 mod layer;
 mod manifest;
 mod name;
@@ -27,6 +28,7 @@ mod shifter_meta;
 mod shown;
 mod source;
 mod store;
+mod turns;
 
 pub use access::{Access, Asker, Progress, Silent};
 pub use build::{
@@ -35,14 +37,15 @@ pub use build::{
 };
 pub use convert::{
     Compression, ConvertError, ConvertOptions, Converted, Existing, LeftOut, Target, TargetError,
-    convert,
+    convert, export,
 };
 pub use credentials::{CredentialError, CredentialFiles};
 pub use digest::{BlobFault, Digest, DigestError, Verified};
 pub use document::ManifestError;
 pub use environment::{Environment, EnvironmentName, EnvironmentNameError, LimitWishes};
-pub use image::{Form, Image};
+pub use image::{FileSystem, Form, Image};
 pub use image_config::{History, read_documents, write_config};
+pub use import::{ImportError, Imported, import};
 pub use layer::{
     Contents, LayerError, LayerTar, Limits, Pack, Packed, Refused, pack_tree,
     remove as remove_tree, unpack_layer,

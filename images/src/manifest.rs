@@ -19,6 +19,8 @@ pub struct Manifest {
     pub config: Config,
     /// Layers, lowest first. Empty for `host:` and `dir:`.
     pub layers: Vec<LayerDescriptor>,
+    /// Whether it is one file on this machine that only root can have written.
+    pub of_root: bool,
 }
 
 /// What an image is.

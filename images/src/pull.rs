@@ -17,14 +17,18 @@ use crate::layer::{LayerError, copy_blob};
 use crate::private::{may_use, note_fetched, note_had};
 use crate::resolve::directory_fingerprint;
 use crate::source::{self, Source};
-use crate::store::{LeasedLayer, Store, StoreError};
+use crate::store::{LeasedLayer, Origin, Store, StoreError};
+use crate::turns::{Turn, Turns};
 use crate::{
-    Access, Digest, Form, Identity, Image, LayerDescriptor, Lease, Manifest, Reference,
-    ReferenceError, SourceError,
+    Access, Digest, FileSystem, Form, Identity, Image, LayerDescriptor, Lease, Manifest, MediaType,
+    Reference, ReferenceError, SourceError,
 };
 
 /// Layers fetched at the same time: more does not fill a link better, and each unpacks on a core.
 const LAYERS_AT_ONCE: usize = 3;
+
+/// Layers that settle on disk while others are fetched.
+const SETTLING_AT_ONCE: usize = 3;
 
 /// Why an image could not be brought onto disk. Layers that were finished stay in the store.
 #[derive(Debug, thiserror::Error)]
@@ -103,9 +107,9 @@ impl PullError {
             PullError::NoStore { .. }
             | PullError::Reference { .. }
             | PullError::Directory { .. }
-            | PullError::Changed { .. }
-            | PullError::Layer { .. }
-            | PullError::Store { .. } => None,
+            | PullError::Changed { .. } => None,
+            PullError::Layer { source, .. } => source.hint(),
+            PullError::Store { source, .. } => source.hint(),
         }
     }
 }
@@ -118,7 +122,7 @@ impl PullError {
 /// # Errors
 /// As in [`PullError`].
 pub fn ensure(manifest: &Manifest, form: Form, access: &Access<'_>) -> Result<Image, PullError> {
-    let Form::Layers = form;
+    let mut file_system = None;
     let (layers, lease) = match &manifest.identity {
         Identity::Fingerprint(fingerprint) => {
             (directory_layers(manifest, fingerprint)?, Lease::default())
@@ -127,14 +131,20 @@ pub fn ensure(manifest: &Manifest, form: Form, access: &Access<'_>) -> Result<Im
             let reference = || manifest.reference.clone();
             let no_store = || PullError::NoStore { reference: reference() };
             let store = access.store.ok_or_else(no_store)?;
-            let layers = ensure_layers(manifest, store, access)?;
+            let layers = match ensure_file_system(manifest, form, store, access)? {
+                Some((found, lease)) => {
+                    file_system = Some(found);
+                    (Vec::new(), lease)
+                }
+                None => ensure_layers(manifest, store, access)?,
+            };
             let error = |source| PullError::Store { reference: reference(), source };
-            store.tag_used(&manifest.reference, digest).map_err(error)?;
+            store.tag_used(&manifest.reference, digest, access.asker.uid).map_err(error)?;
             layers
         }
     };
     let (identity, config) = (manifest.identity.clone(), manifest.config.clone());
-    Ok(Image { identity, config, layers, lease })
+    Ok(Image { identity, config, layers, file_system, lease })
 }
 
 fn parse_reference(manifest: &Manifest) -> Result<Reference, PullError> {
@@ -171,7 +181,38 @@ fn directory_layers(manifest: &Manifest, fingerprint: &str) -> Result<Vec<PathBu
     }
 }
 
+/// The one file system that the image is, if it shall be mounted and may be; what was unpacked
+/// before is used as it is.
+fn ensure_file_system(
+    manifest: &Manifest,
+    form: Form,
+    store: &Store,
+    access: &Access<'_>,
+) -> Result<Option<(FileSystem, Lease)>, PullError> {
+    let [layer] = &manifest.layers[..] else { return Ok(None) };
+    let is_wanted = form == Form::FileSystem && manifest.of_root;
+    let is_there = store.layer(&layer.diff_id).is_some();
+    if !is_wanted || is_there || layer.media_type != MediaType::Squashfs || !store.is_guarded() {
+        return Ok(None);
+    }
+    let fetch = Fetch::new(manifest, parse_reference(manifest)?, store, access);
+    if !store.has_blob(&layer.digest) {
+        fetch.bring(layer, &|| (), |blob| store.fetch_blob(layer, blob))?;
+    }
+    store.file_system(layer, access.limits).map_err(|source| fetch.kept(source))
+}
+
 fn ensure_layers(
+    manifest: &Manifest,
+    store: &Store,
+    access: &Access<'_>,
+) -> Result<(Vec<PathBuf>, Lease), PullError> {
+    ensure_layers_from(None, manifest, store, access)
+}
+
+/// The same, from an opened place.
+pub(crate) fn ensure_layers_from(
+    source: Option<Box<dyn Source>>,
     manifest: &Manifest,
     store: &Store,
     access: &Access<'_>,
@@ -197,15 +238,8 @@ fn ensure_layers(
         }
     }
     if !missing.is_empty() || !unproven.is_empty() {
-        let fetch = Fetch {
-            manifest,
-            reference,
-            source: OnceLock::new(),
-            store,
-            access,
-            next: AtomicUsize::new(0),
-            stop: AtomicBool::new(false),
-        };
+        let mut fetch = Fetch::new(manifest, reference, store, access);
+        fetch.source = source.map_or_else(OnceLock::new, OnceLock::from);
         unproven.iter().try_for_each(|layer| fetch.prove(layer))?;
         there.extend(fetch.all(&missing)?);
     }
@@ -222,20 +256,33 @@ struct Fetch<'a> {
     source: OnceLock<Box<dyn Source>>,
     store: &'a Store,
     access: &'a Access<'a>,
+    /// To fetch a layer.
+    turns: Turns,
     /// The first layer that nobody has taken yet.
     next: AtomicUsize,
     /// One layer failed: the others need not end.
     stop: AtomicBool,
 }
 
-impl Fetch<'_> {
+impl<'a> Fetch<'a> {
+    fn new(
+        manifest: &'a Manifest,
+        reference: Reference,
+        store: &'a Store,
+        access: &'a Access<'a>,
+    ) -> Fetch<'a> {
+        let (source, next, stop) = (OnceLock::new(), AtomicUsize::new(0), AtomicBool::new(false));
+        let turns = Turns::new(LAYERS_AT_ONCE);
+        Fetch { manifest, reference, source, store, access, turns, next, stop }
+    }
+
     fn all(&self, layers: &[&LayerDescriptor]) -> Result<HashMap<Digest, LeasedLayer>, PullError> {
         let done = Mutex::new(Ok(HashMap::new()));
         thread::scope(|scope| {
-            for _ in 0..layers.len().min(LAYERS_AT_ONCE) {
+            for _ in 0..layers.len().min(LAYERS_AT_ONCE + SETTLING_AT_ONCE) {
                 scope.spawn(|| {
-                    while let Some(layer) = self.take(layers) {
-                        let result = self.one(layer);
+                    while let Some((layer, turn)) = self.take(layers) {
+                        let result = self.one(layer, turn);
                         let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
                         match (&mut *done, result) {
                             (Ok(done), Ok(leased)) => {
@@ -255,14 +302,30 @@ impl Fetch<'_> {
         done.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take<'b>(&self, layers: &[&'b LayerDescriptor]) -> Option<&'b LayerDescriptor> {
+    /// The next layer, and the right to fetch it.
+    fn take<'b>(&self, layers: &[&'b LayerDescriptor]) -> Option<(&'b LayerDescriptor, Turn<'_>)> {
+        let turn = self.turns.wait();
         if self.is_stopped() {
             return None;
         }
-        layers.get(self.next.fetch_add(1, Ordering::Relaxed)).copied()
+        let layer = layers.get(self.next.fetch_add(1, Ordering::Relaxed)).copied();
+        layer.map(|layer| (layer, turn))
     }
 
-    fn one(&self, layer: &LayerDescriptor) -> Result<LeasedLayer, PullError> {
+    fn one(&self, layer: &LayerDescriptor, turn: Turn<'_>) -> Result<LeasedLayer, PullError> {
+        let limits = self.access.limits;
+        let turn = Cell::new(Some(turn));
+        let ended = || drop(turn.take());
+        self.bring(layer, &ended, |blob| self.store.lease_added_layer(layer, blob, limits))
+    }
+
+    /// Has `take` read the layer's blob, from wherever it is; `ended` is told when that is done.
+    fn bring<T>(
+        &self,
+        layer: &LayerDescriptor,
+        ended: &dyn Fn(),
+        take: impl FnOnce(&mut dyn Origin) -> Result<T, LayerError>,
+    ) -> Result<T, PullError> {
         let (reference, digest) = (self.manifest.reference.clone(), layer.digest);
         let progress = self.access.progress;
         progress.started(&digest, layer.blob_bytes);
@@ -272,16 +335,16 @@ impl Fetch<'_> {
             self.open(layer, from)
         };
         let is_stopped = || self.is_stopped();
-        let mut blob = Fetched::new(layer, progress, &open, &is_stopped);
-        let leased = self.store.lease_added_layer(layer, &mut blob, self.access.limits);
-        match (leased, blob.into_failure()) {
-            (Ok(leased), _) => {
+        let mut blob = Fetched::new(layer, progress, &open, &is_stopped, ended);
+        let taken = take(&mut blob);
+        match (taken, blob.into_failure()) {
+            (Ok(taken), _) => {
                 // What others fetched, whole or in part, is not this user's yet.
                 if opened_from.get() != Some(0) {
                     self.prove(layer)?;
                 }
                 progress.finished(&digest);
-                Ok(leased)
+                Ok(taken)
             }
             (Err(_), Some(error)) => Err(error),
             (Err(error), None) => {

@@ -168,7 +168,8 @@ fn unread(reference: &Reference) -> impl FnOnce(StoreError) -> ResolveError {
 
 fn without_layers(reference: &Reference, identity: Identity) -> Manifest {
     let config = Config::default();
-    Manifest { identity, reference: reference.to_string(), config, layers: Vec::new() }
+    let (reference, layers) = (reference.to_string(), Vec::new());
+    Manifest { identity, reference, config, layers, of_root: false }
 }
 
 /// Device, inode and time of last change of the directory itself: another directory in its place is
@@ -191,7 +192,11 @@ fn resolve_image(reference: &Reference, access: &Access<'_>) -> Result<Manifest,
         |error| ResolveError::Source { reference: reference.to_string(), source: Box::new(error) };
     let source = source::open(reference, access.network()).map_err(error)?;
     let source = source.expect("references without blobs were handled by the caller");
-    let image = read_image(reference, source.as_ref())?;
+    if let Some(store) = access.store {
+        source.look_at(store).map_err(error)?;
+    }
+    let mut image = read_image(reference, source.as_ref())?;
+    image.manifest.of_root = source.is_of_root();
     keep_given(reference, image, source.as_ref(), access)
 }
 
@@ -312,6 +317,15 @@ fn keep(reference: &Reference, image: ReadImage, store: &Store) -> Result<Manife
             .map_err(|source| ResolveError::Store { reference: reference.to_string(), source })?;
     }
     Ok(image.manifest)
+}
+
+/// Reads the image that `source` holds, and keeps its documents under the name `reference`.
+pub(crate) fn take_documents(
+    reference: &Reference,
+    source: &dyn Source,
+    store: &Store,
+) -> Result<Manifest, ResolveError> {
+    keep(reference, read_image(reference, source)?, store)
 }
 
 /// A manifest and the documents it was made of.

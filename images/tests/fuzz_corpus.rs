@@ -1,6 +1,8 @@
 //! Replays the inputs that the fuzz targets of this crate start from, and those they once failed
 //! on.
 
+#[path = "../../fuzz/bodies/file_system.rs"]
+mod file_system;
 #[path = "../../fuzz/bodies/manifest.rs"]
 mod manifest;
 #[path = "../../fuzz/bodies/recipe.rs"]
@@ -34,6 +36,16 @@ mod tests {
     #[test]
     fn manifests() {
         replay("manifest", super::manifest::check);
+    }
+
+    #[test]
+    fn squashfs_files() {
+        replay("squashfs", super::file_system::check_squashfs);
+    }
+
+    #[test]
+    fn sifs() {
+        replay("sif", super::file_system::check_sif);
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod sif_file;
 mod tests {
     use std::fs;
     use std::io::Read;
-    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
     use std::path::{Path, PathBuf};
 
     use proptest::prelude::Rng as _;
@@ -191,6 +191,9 @@ mod tests {
     fn file_that_changes_on_the_way_is_refused() {
         let site = Site::new();
         let reference = site.squashfs(GZIP);
+        // Of a file that only root can write to, root's store would have a copy by then.
+        let file = site.directory.path().join("a.squashfs");
+        fs::set_permissions(file, fs::Permissions::from_mode(0o666)).unwrap();
         let manifest = site.resolve(&reference).unwrap();
         let mut other = GZIP.to_vec();
         other[200] ^= 1;

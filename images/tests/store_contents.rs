@@ -38,6 +38,31 @@ fn opens_what_it_made() {
     assert_eq!(store.root(), root);
 }
 
+/// Two versions of the program on one store: the one that does not know the other's says so, and
+/// touches nothing. Stores from before there was a number are of the first.
+#[test]
+fn a_store_of_another_version_is_left_alone() {
+    let place = scratch();
+    let format = place.path().join("format");
+    Store::open(place.path()).unwrap();
+    fs::remove_file(&format).unwrap();
+    Store::open(place.path()).unwrap();
+    assert_eq!(fs::read(&format).unwrap(), b"1\n");
+    let left = place.path().join("tmp/left");
+    for (text, said) in [("2\n", "has format 2"), ("one", "`one` is no number"), ("", "no number")]
+    {
+        fs::write(&format, text).unwrap();
+        fs::write(&left, "by its writer").unwrap();
+        let error = Store::open(place.path()).unwrap_err();
+        assert!(chain(&error).contains(said), "{text:?}: {}", chain(&error));
+        assert!(left.exists(), "{text:?}: it was swept");
+    }
+    // The twin: this version sweeps what dead writers left.
+    fs::write(&format, "1\n").unwrap();
+    Store::open(place.path()).unwrap();
+    assert!(!left.exists());
+}
+
 /// Whoever made it may have died on the way.
 #[test]
 fn opens_what_a_dead_maker_left() {

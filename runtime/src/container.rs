@@ -5,6 +5,7 @@ mod ending;
 mod docker;
 mod files;
 mod keeper;
+mod mounted;
 mod owner;
 mod run;
 mod start;

@@ -35,6 +35,9 @@ pub struct Host {
     pub user_namespace: Probe,
     /// Whether overlayfs can be mounted in the namespaces that a sandbox gets.
     pub overlay: Probe,
+    /// Whether the kernel can be given a squashfs that is in a file. `None`: only root may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub squashfs: Option<Probe>,
     /// Whether a seccomp filter can be installed.
     pub seccomp: Probe,
     /// `newuidmap` and `newgidmap`, and the ids they may map.

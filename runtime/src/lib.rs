@@ -14,6 +14,7 @@ mod sandbox;
 mod work;
 pub mod oci;
 pub mod seccomp;
+mod loops;
 mod native;
 mod docker;
 mod container;

@@ -116,7 +116,7 @@ fn sandbox(
         engine,
         daemon: engine::daemon(engine, host),
         image: manifest.identity.clone(),
-        form: Form::Layers,
+        form: form(engine, &identities, manifest, host),
         root: root(manifest, policy, host),
         root_access: Access::ReadOnly,
         capabilities: BTreeSet::new(),
@@ -226,6 +226,14 @@ fn refuse_less_fresh(task: &Task, policy: &Policy) -> Result<(), Refusal> {
 fn required_by(policy: &Policy, protection: Protection) -> Option<Box<Rule>> {
     let rule = policy.require.iter().find(|rule| rule.value == protection)?;
     Some(Rule::at(policy, "require", &rule.origin))
+}
+
+/// A squashfs that only root can have written goes to the kernel as it is. Not into a user
+/// namespace: its owners would be none that are known there.
+fn form(engine: EngineName, identities: &Identities, manifest: &Manifest, host: &Host) -> Form {
+    let can_mount = host.squashfs.as_ref().is_some_and(|probe| probe.works);
+    let is_native = engine == EngineName::Native && identities.user_namespace.is_none();
+    if manifest.of_root && is_native && can_mount { Form::FileSystem } else { Form::Layers }
 }
 
 fn is_host_image(manifest: &Manifest) -> bool {

@@ -95,7 +95,8 @@ mod golden {
             ..Config::default()
         };
         let reference = text(&value["reference"]).unwrap();
-        Manifest { identity, reference, config, layers: Vec::new() }
+        let of_root = value["of_root"] == true;
+        Manifest { identity, reference, config, layers: Vec::new(), of_root }
     }
 
     fn decide(case: &Path) -> Result<Plan, Refusal> {

@@ -113,9 +113,10 @@ mod properties {
                 Host {
                     kernel: "6.1".to_owned(),
                     architecture: "amd64".to_owned(),
-                    privileged,
+                    privileged: privileged.clone(),
                     user_namespace,
                     overlay,
+                    squashfs: privileged.works.then(|| seccomp.clone()),
                     seccomp,
                     subordinate_ids: ids.map(|(first, count, helper)| SubordinateIds {
                         newuidmap: path(helper),
@@ -286,6 +287,7 @@ mod properties {
                     ..Config::default()
                 },
                 layers: Vec::new(),
+                of_root: false,
             })
     }
 

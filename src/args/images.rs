@@ -25,6 +25,8 @@ pub(crate) enum ImagesVerb {
     Gc(GcArgs),
     Verify(VerifyArgs),
     Convert(ConvertArgs),
+    Export(ExportArgs),
+    Import(ImportArgs),
 }
 
 /// Fetch and unpack images into the store, and print their digests
@@ -208,7 +210,8 @@ pub(crate) struct GcArgs {
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Remove the images used least recently too, until the others fit: `20GiB`
+    /// Remove the images used least recently too, until the others fit: `20GiB`; first those of
+    /// users who alone use more than an equal share of that
     #[arg(long, value_name = "SIZE", value_parser = values::parse_size)]
     pub max_size: Option<u64>,
 
@@ -278,6 +281,74 @@ pub(crate) struct ConvertArgs {
     pub store: Option<PathBuf>,
 
     /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Write images of the store to a file
+///
+/// A TARGET without a format, `FILE`, is an OCI archive that `images import` takes back: with the
+/// images' own layers, configurations and digests, and all names that they have in the store. It
+/// may hold several images, and what they have in common is in it once. Docker, Podman and skopeo
+/// read it too. Every other TARGET is as for `images convert`, and holds one image.
+///
+/// Looks at the store only, never at a registry.
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// Images as `images list` shows them, or digests of their manifests
+    #[arg(value_name = "REF", required = true, value_parser = values::parse_kept)]
+    pub images: Vec<Kept>,
+
+    /// What to write, and where
+    #[arg(value_name = "TARGET", value_parser = values::parse_export)]
+    pub target: Target,
+
+    /// How blocks of a file system are packed
+    #[arg(long, value_name = "NAME", default_value = "zstd", value_parser = values::compression())]
+    pub compression: Compression,
+
+    /// Replace what is there
+    #[arg(long)]
+    pub force: bool,
+
+    /// Narrow the site's policy by this file; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub policy: Vec<PathBuf>,
+
+    /// Directory of images
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Take images out of an OCI archive into the store
+///
+/// The archive is one of `images export`, `docker save` of Docker 25 or later, `podman save
+/// --format oci-archive` or skopeo. Every byte is compared with its digest, and every layer
+/// unpacked, before an image gets a name. A name is what the archive says; whether it may be run is
+/// for the policy to say, as for every image.
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// OCI archive
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// What to call the only image in it [default: as the archive says]
+    #[arg(long, value_name = "NAME[:TAG]", value_parser = values::parse_built)]
+    pub name: Option<Reference>,
+
+    /// Narrow the site's policy by this file; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub policy: Vec<PathBuf>,
+
+    /// Directory of images
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    /// Print one JSON array
     #[arg(long)]
     pub json: bool,
 }

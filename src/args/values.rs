@@ -190,6 +190,16 @@ pub(super) fn parse_target(text: &str) -> Result<Target, Problem> {
     text.parse().map_err(|error: TargetError| error.to_string())
 }
 
+/// As [`parse_target`]; what has no format is the path of an archive.
+pub(super) fn parse_export(text: &str) -> Result<Target, Problem> {
+    match text.parse() {
+        Err(TargetError::Format { .. }) if text.starts_with(['/', '.']) || !text.contains(':') => {
+            parse_target(&format!("oci-archive:{text}"))
+        }
+        parsed => parsed.map_err(|error: TargetError| error.to_string()),
+    }
+}
+
 pub(super) fn parse_size(text: &str) -> Result<u64, Problem> {
     amount::<Memory>(text)
 }

@@ -333,6 +333,7 @@ impl Shop<'_> {
             reference: below.base.map_or_else(|| self.reference.to_string(), str::to_owned),
             config: below.draft.config.clone(),
             layers: below.draft.layers.clone(),
+            of_root: false,
         };
         let command = WorkAsk::Command(run.command.clone());
         let mut task = Task::new(self.caller.clone(), self.reference.clone(), command);

@@ -65,7 +65,7 @@ pub(super) fn not_kept(attempt: String, image: &Kept, root: &Path) -> Failure {
     }
 }
 
-fn names_of(store: &Store, image: &StoredImage) -> Result<Vec<String>, Failure> {
+pub(super) fn names_of(store: &Store, image: &StoredImage) -> Result<Vec<String>, Failure> {
     let digest = image.manifest.identity.to_string();
     let tags = store.tags().map_err(|error| blame::store(store.root(), &error))?;
     Ok(tags.into_iter().filter(|tag| tag.1.to_string() == digest).map(|tag| tag.0).collect())

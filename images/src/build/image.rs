@@ -27,12 +27,13 @@ impl Draft {
         for bytes in [&config, &manifest] {
             store.keep_document(&Digest::of(bytes), bytes)?;
         }
-        store.tag_used(reference, &digest)?;
+        store.tag_used(reference, &digest, rustix::process::geteuid().as_raw())?;
         Ok(Manifest {
             identity: Identity::Digest(digest),
             reference: reference.to_owned(),
             config: self.config.clone(),
             layers: self.layers.clone(),
+            of_root: false,
         })
     }
 

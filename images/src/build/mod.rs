@@ -395,6 +395,7 @@ fn nothing() -> Finished {
         identity: crate::Identity::Digest(draft.chain()),
         config: draft.config.clone(),
         layers: Vec::new(),
+        file_system: None,
         lease: Lease::default(),
     };
     Finished { draft, image, base: None }

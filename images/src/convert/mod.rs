@@ -45,6 +45,7 @@ use crate::shown::shown;
 use crate::{Access, Digest, Identity, Manifest, source};
 use flatten::{Dropped, Flattened};
 use layered::Layered;
+use layout::Entry;
 use origin::Origin;
 use place::Place;
 use sink::{Folder, Tar};
@@ -112,10 +113,38 @@ pub fn convert(
         Target::Dir(path) => conversion.write_directory(path),
         Target::DockerArchive(_) => conversion.write_docker_archive(),
         Target::OciArchive(_) => conversion.write_oci_archive(),
-        Target::OciLayout { path, tag } => conversion.write_oci_layout(path, tag.as_deref()),
+        Target::OciLayout { path, tag } => conversion.write_oci_layout(path, tag.clone()),
         Target::DockerDaemon(name) => conversion.load_into_docker(name),
         Target::Shifter(folder) => conversion.write_shifter(folder),
     }
+}
+
+/// Writes several images of the store, with all their names, into one OCI archive.
+///
+/// # Errors
+/// As [`convert`].
+pub fn export(
+    images: &[(Manifest, Vec<String>)],
+    path: &Path,
+    existing: Existing,
+    access: &Access<'_>,
+) -> Result<Converted, ConvertError> {
+    let place = Place::prepare(path, existing)?;
+    let origins: Vec<_> = images.iter().map(|(image, _)| Origin::new(image, access)).collect();
+    let layered = origins.iter().map(|origin| Layered::of(origin, &place));
+    let layered = layered.collect::<Result<Vec<_>, _>>()?;
+    let entries = layered.iter().zip(images);
+    let entries: Vec<_> =
+        entries.map(|(image, (_, names))| Entry { image, tag: None, names }).collect();
+    let file = place.make_file(0o666)?;
+    let mut tar = Tar::new(&file);
+    layout::write(&entries, &mut tar)?;
+    tar.finish().map_err(place.unwritten("write(2)"))?;
+    let bytes = file.metadata().map_err(place.unwritten("fstat(2)"))?.len();
+    drop(entries);
+    drop(layered);
+    place.publish_file(&file)?;
+    Ok(Converted { bytes, name: None, left_out: LeftOut::default() })
 }
 
 /// An image on its way to a target.
@@ -205,7 +234,7 @@ impl Conversion<'_> {
     }
 
     fn write_oci_archive(&self) -> Result<Converted, ConvertError> {
-        self.write_tar(|image, tar| layout::write(image, None, tar))
+        self.write_tar(|image, tar| layout::write(&[Entry { image, tag: None, names: &[] }], tar))
     }
 
     fn write_tar(
@@ -251,11 +280,15 @@ impl Conversion<'_> {
         Ok(Converted { bytes, name: Some(id.to_string()), left_out: self.left_out() })
     }
 
-    fn write_oci_layout(&self, path: &Path, tag: Option<&str>) -> Result<Converted, ConvertError> {
+    fn write_oci_layout(
+        &self,
+        path: &Path,
+        tag: Option<String>,
+    ) -> Result<Converted, ConvertError> {
         let place = Place::prepare_directory(path)?;
         let image = Layered::of(self.origin, &place)?;
         let mut folder = Folder::new(place.make_directory()?);
-        layout::write(&image, tag, &mut folder)?;
+        layout::write(&[Entry { image: &image, tag, names: &[] }], &mut folder)?;
         drop(image);
         place.publish_directory()?;
         Ok(Converted { bytes: folder.bytes, name: None, left_out: self.left_out() })

@@ -4,6 +4,7 @@ use std::io;
 
 use rustix::io::Errno;
 
+use crate::store::hint_if_full;
 use crate::{BlobFault, Digest, StoreError};
 
 /// Why a layer was not unpacked. The store is as it was before.
@@ -101,6 +102,24 @@ pub enum LayerError {
         /// Why.
         source: StoreError,
     },
+}
+
+impl LayerError {
+    /// A way out, where there is an obvious one.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            LayerError::Disk { source, .. } => hint_if_full(source),
+            LayerError::Store { source, .. } => source.hint(),
+            LayerError::Read { .. }
+            | LayerError::Blob { .. }
+            | LayerError::DiffId { .. }
+            | LayerError::NotKept { .. }
+            | LayerError::Packing { .. }
+            | LayerError::Malformed { .. }
+            | LayerError::Entry { .. }
+            | LayerError::Limit { .. } => None,
+        }
+    }
 }
 
 /// What is wrong with one entry.

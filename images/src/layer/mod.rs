@@ -184,6 +184,19 @@ fn feed(
     reader.send(None).map_err(|_| Stop::Refused)
 }
 
+/// Looks the squashfs `layer`, which is all of `file`, through for a kernel that shall mount it.
+///
+/// # Errors
+/// As [`unpack_layer`], and for whatever unpacking would leave out or change.
+pub(crate) fn look_through(
+    layer: &LayerDescriptor,
+    file: &File,
+    limits: &Limits,
+) -> Result<(), LayerError> {
+    let span = sif::Span { offset: 0, bytes: layer.blob_bytes };
+    squashfs::look_through(file, span, limits).map_err(|stop| from_stop(stop, layer))
+}
+
 /// Copies `blob` as it is to `target`, checking its size and its digest.
 ///
 /// # Errors

@@ -39,6 +39,13 @@ const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
 const XATTR_ALLOWED: &[u8] = b"user.";
 const XATTR_FORBIDDEN: &[u8] = b"user.overlay.";
 
+/// Whether an attribute becomes one of the tree.
+pub(super) fn is_kept_xattr(name: &[u8]) -> bool {
+    name.starts_with(XATTR_ALLOWED)
+        && !name.starts_with(XATTR_FORBIDDEN)
+        && name.len() > XATTR_ALLOWED.len()
+}
+
 /// What a program may do though its user may not (capabilities(7), "File capabilities").
 pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 
@@ -75,10 +82,7 @@ impl Extended {
     }
 
     fn set_xattr(&mut self, name: &[u8], value: &[u8]) {
-        if !name.starts_with(XATTR_ALLOWED)
-            || name.starts_with(XATTR_FORBIDDEN)
-            || name.len() == XATTR_ALLOWED.len()
-        {
+        if !is_kept_xattr(name) {
             self.xattrs_ignored += 1;
             if name == CAPABILITY {
                 self.capability = Some(value.to_vec());

@@ -21,13 +21,34 @@ const VERSION: &str = "1.0.0";
 /// A layout, and which of its images is meant.
 pub(super) struct Layout<F> {
     files: F,
-    tag: Option<String>,
+    wanted: Wanted,
+}
+
+/// Which image of a layout is meant.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Wanted {
+    /// The only one, or the only one for this machine.
+    Only,
+    /// The one with this tag.
+    Tag(String),
+    /// The one that the index describes so.
+    This(Descriptor),
 }
 
 impl<F: Files> Layout<F> {
-    /// Looks for the image `tag`, or the only one.
-    pub(super) fn new(files: F, tag: Option<String>) -> Layout<F> {
-        Layout { files, tag }
+    pub(super) fn new(files: F, wanted: Wanted) -> Layout<F> {
+        Layout { files, wanted }
+    }
+
+    /// What the index describes.
+    pub(super) fn manifests(&self) -> Result<Vec<Descriptor>, SourceError> {
+        self.check_version()?;
+        let bytes = self.files.read_document(INDEX)?;
+        let wrong = |source| self.files.document_error(INDEX, source);
+        match Document::parse(&bytes, None).map_err(wrong)? {
+            Document::Index(manifests) => Ok(manifests),
+            Document::Image { .. } => Err(wrong(ManifestError::Shape { wrong: "is no index" })),
+        }
     }
 
     fn check_version(&self) -> Result<(), SourceError> {
@@ -52,17 +73,16 @@ impl<F: Files> Layout<F> {
 
     /// The manifest that the reference means.
     fn choose(&self) -> Result<Descriptor, SourceError> {
-        let bytes = self.files.read_document(INDEX)?;
-        let wrong = |source| self.files.document_error(INDEX, source);
-        let manifests = match Document::parse(&bytes, None).map_err(wrong)? {
-            Document::Index(manifests) => manifests,
-            Document::Image { .. } => {
-                return Err(wrong(ManifestError::Shape { wrong: "is no index" }));
-            }
-        };
-        let is_meant = |manifest: &&Descriptor| match &self.tag {
-            Some(tag) => manifest.tag.as_ref() == Some(tag),
-            None => true,
+        let manifests = self.manifests()?;
+        if let Wanted::This(wanted) = &self.wanted
+            && manifests.contains(wanted)
+        {
+            return Ok(wanted.clone());
+        }
+        let is_meant = |manifest: &&Descriptor| match &self.wanted {
+            Wanted::Only => true,
+            Wanted::Tag(tag) => manifest.tag.as_ref() == Some(tag),
+            Wanted::This(_) => false,
         };
         let mut meant: Vec<_> = manifests.iter().filter(is_meant).collect();
         if meant.len() > 1 {
@@ -85,9 +105,10 @@ impl<F: Files> Layout<F> {
             0 => "no images".to_owned(),
             count => format!("{count} images ({tags})"),
         };
-        let wanted = match &self.tag {
-            Some(tag) => format!("not one `{tag}` for {}", Platform::here()),
-            None => "and the reference does not say which is meant".to_owned(),
+        let wanted = match &self.wanted {
+            Wanted::Only => "and the reference does not say which is meant".to_owned(),
+            Wanted::Tag(tag) => format!("not one `{tag}` for {}", Platform::here()),
+            Wanted::This(manifest) => format!("not one {} any more", manifest.digest),
         };
         SourceError::Choice { path: self.files.path().to_owned(), offered, wanted }
     }
@@ -98,7 +119,6 @@ const TAGS_SHOWN_MAX: usize = 10;
 
 impl<F: Files> Source for Layout<F> {
     fn top(&self) -> Result<Top, SourceError> {
-        self.check_version()?;
         let manifest = self.choose()?;
         let bytes = self.document(&manifest)?;
         Ok(Top { bytes, digest: manifest.digest, media_type: Some(manifest.media_type) })

@@ -44,6 +44,7 @@ pub use docker_daemon::LocalDocker;
 pub use docker_error::DockerError;
 pub(crate) use docker_load::load;
 pub use http::{HttpError, Timeouts};
+use layout::Wanted;
 pub(crate) use oras::{NoSif, SifManifest};
 pub use proxy::Proxies;
 pub use registry_error::RegistryError;
@@ -52,7 +53,8 @@ pub use shifter::ShifterError;
 use crate::document::{DOCUMENT_BYTES_MAX, Descriptor, ManifestError};
 use crate::layer::unnamed_file;
 use crate::{
-    Asker, CredentialFiles, Digest, LayerDescriptor, Reference, Registries, RegistryName, Verified,
+    Asker, CredentialFiles, Digest, LayerDescriptor, Reference, Registries, RegistryName, Store,
+    Verified,
 };
 
 /// An opened place that images come from.
@@ -74,6 +76,16 @@ pub(crate) trait Source: Send + Sync {
     /// Whether what was given so far was given to somebody who showed credentials.
     fn knows_the_asker(&self) -> bool {
         false
+    }
+
+    /// Whether it is one file on this machine that only root can have written.
+    fn is_of_root(&self) -> bool {
+        false
+    }
+
+    /// Does with the help of the store what has to be done to know its documents.
+    fn look_at(&self, _store: &Store) -> Result<(), SourceError> {
+        Ok(())
     }
 
     /// As [`Source::layer`], from the byte `from` on. Where that has no advantage, the beginning is
@@ -319,6 +331,20 @@ impl Network<'_> {
     }
 }
 
+/// What the index of the OCI archive `path` describes.
+pub(crate) fn list_archive(path: &Path) -> Result<Vec<Descriptor>, SourceError> {
+    layout::Layout::new(archive::Archive::open(path)?, Wanted::Only).manifests()
+}
+
+/// Opens one image of the OCI archive `path`.
+pub(crate) fn open_archived(
+    path: &Path,
+    image: &Descriptor,
+) -> Result<Box<dyn Source>, SourceError> {
+    let wanted = Wanted::This(image.clone());
+    Ok(Box::new(layout::Layout::new(archive::Archive::open(path)?, wanted)))
+}
+
 /// Opens the place that `reference` names. `None` for references that have no blobs.
 pub(crate) fn open(
     reference: &Reference,
@@ -328,10 +354,11 @@ pub(crate) fn open(
         Reference::DockerDaemon(name) => docker_daemon::take(name, network)?,
         Reference::DockerArchive(path) => Box::new(docker_archive::DockerArchive::open(path)?),
         Reference::OciArchive(path) => {
-            Box::new(layout::Layout::new(archive::Archive::open(path)?, None))
+            Box::new(layout::Layout::new(archive::Archive::open(path)?, Wanted::Only))
         }
         Reference::OciLayout { path, tag } => {
-            Box::new(layout::Layout::new(directory::Directory::open(path)?, tag.clone()))
+            let wanted = tag.clone().map_or(Wanted::Only, Wanted::Tag);
+            Box::new(layout::Layout::new(directory::Directory::open(path)?, wanted))
         }
         Reference::Squashfs(path) => Box::new(root_file::RootFile::open_squashfs(path)?),
         Reference::Sif(path) => Box::new(root_file::RootFile::open_sif(path)?),

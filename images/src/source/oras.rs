@@ -85,7 +85,7 @@ impl SifManifest {
             }
             Ok(blob)
         };
-        let mut blob = Fetched::new(&self.sif, access.progress, &open, &|| false);
+        let mut blob = Fetched::new(&self.sif, access.progress, &open, &|| false, &|| ());
         let file = match access.store {
             Some(store) => store.fetch_blob(&self.sif, &mut blob),
             None => spool(&self.sif, &mut blob, access.network()),

@@ -7,7 +7,8 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -17,7 +18,7 @@ use super::{Source, SourceError, Top, hash, open_regular};
 use crate::document::{DOCUMENT_BYTES_MAX, Descriptor, SQUASHFS_LAYER};
 use crate::layer::sif::{self, Sif, Span};
 use crate::layer::{SUPERBLOCK_BYTES, Superblock, squashfs_diff_id};
-use crate::{Digest, LayerDescriptor};
+use crate::{Digest, LayerDescriptor, Store};
 
 /// An opened file and where its squashfs is.
 pub(super) struct RootFile {
@@ -27,8 +28,10 @@ pub(super) struct RootFile {
     architecture: Option<&'static str>,
     /// The `config` of an image configuration.
     defaults: Value,
-    /// Made when they are asked for, as all of the squashfs has to be read for them.
-    documents: OnceLock<Documents>,
+    /// Whether it is for some users only, so that a copy of it is made for nobody else.
+    is_for_some: bool,
+    /// Of the squashfs, found out when it is asked for, as all of it has to be read.
+    digest: OnceLock<Digest>,
 }
 
 /// The documents of an image that has none, of one layer.
@@ -112,8 +115,13 @@ impl RootFile {
         architecture: Option<&'static str>,
         defaults: Value,
     ) -> RootFile {
-        let (path, file, documents) = (path.to_owned(), Arc::new(file), OnceLock::new());
-        RootFile { path, file, span, architecture, defaults, documents }
+        let (path, file, digest) = (path.to_owned(), Arc::new(file), OnceLock::new());
+        RootFile { path, file, span, architecture, defaults, is_for_some: false, digest }
+    }
+
+    /// The same file, which is for some users only.
+    pub(super) fn for_some(self) -> RootFile {
+        RootFile { is_for_some: true, ..self }
     }
 
     fn part(&self) -> Part {
@@ -121,17 +129,21 @@ impl RootFile {
         Part { file: Arc::clone(&self.file), offset, left: bytes }
     }
 
-    fn documents(&self) -> Result<&Documents, SourceError> {
-        if let Some(documents) = self.documents.get() {
-            return Ok(documents);
-        }
-        let digest = hash(&[], self.part()).map_err(|source| self.read_error(source))?;
-        let (layer, diff_id) = (
-            json!({"mediaType": SQUASHFS_LAYER, "digest": digest, "size": self.span.bytes}),
-            squashfs_diff_id(&digest),
-        );
-        let new = || Documents::new(&self.defaults, self.architecture, &layer, diff_id);
-        Ok(self.documents.get_or_init(new))
+    fn documents(&self) -> Result<Documents, SourceError> {
+        let digest = match self.digest.get() {
+            Some(digest) => *digest,
+            None => *self.digest.get_or_init({
+                let digest = self.hash()?;
+                move || digest
+            }),
+        };
+        let layer = json!({"mediaType": SQUASHFS_LAYER, "digest": digest, "size": self.span.bytes});
+        let diff_id = squashfs_diff_id(&digest);
+        Ok(Documents::new(&self.defaults, self.architecture, &layer, diff_id))
+    }
+
+    fn hash(&self) -> Result<Digest, SourceError> {
+        hash(&[], self.part()).map_err(|source| self.read_error(source))
     }
 
     fn read_error(&self, source: io::Error) -> SourceError {
@@ -196,10 +208,44 @@ impl Source for RootFile {
         config.ok_or_else(|| self.missing(descriptor.digest))
     }
 
+    fn is_of_root(&self) -> bool {
+        let can_be_others = |mode: u32| mode & 0o022 != 0;
+        // Attributes of access control lists cannot give more than the bits of the group say.
+        let of_root = self
+            .file
+            .metadata()
+            .is_ok_and(|found| found.is_file() && found.uid() == 0 && !can_be_others(found.mode()));
+        of_root && !is_on_fuse(self.file.as_fd())
+    }
+
+    /// Finds out its digest, or knows it from before. Where the kernel may be given what the store
+    /// has of it, the store gets it now: it is read once for both.
+    fn look_at(&self, store: &Store) -> Result<(), SourceError> {
+        let digest = store.digest_of(&self.file, self.span, || {
+            if !self.is_for_some && self.is_of_root() && store.is_guarded() {
+                // If that fails, whoever needs the copy says why.
+                if let Ok(digest) = store.take_in(&mut self.part()) {
+                    return Ok(digest);
+                }
+            }
+            self.hash()
+        })?;
+        self.digest.get_or_init(|| digest);
+        Ok(())
+    }
+
     fn layer(&self, _layer: &LayerDescriptor) -> Result<Box<dyn Read + Send>, SourceError> {
         // Whoever unpacks it checks that it is still the layer that was asked for.
         Ok(Box::new(self.part()))
     }
+}
+
+/// Whether a program answers for what is in a file: any user may have started it, and it says of
+/// its files what it likes.
+fn is_on_fuse(file: BorrowedFd<'_>) -> bool {
+    // linux/magic.h
+    const FUSE: i64 = 0x6573_5546;
+    rustix::fs::fstatfs(file).is_ok_and(|kind| kind.f_type & 0xffff_ffff == FUSE)
 }
 
 /// Reads a part of a file, whoever else reads it.

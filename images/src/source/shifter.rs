@@ -111,7 +111,8 @@ pub(super) fn open(id: &str, network: Network<'_>) -> Result<RootFile, SourceErr
     }
     let path = folder.join(format!("{id}.squashfs"));
     let (file, metadata) = open_kept(&folder, &path).map_err(error)?;
-    RootFile::of_squashfs(&path, file, metadata.len(), defaults(&meta))
+    let image = RootFile::of_squashfs(&path, file, metadata.len(), defaults(&meta))?;
+    Ok(image.for_some())
 }
 
 /// The first of the directories that has the image, and what its meta file says.

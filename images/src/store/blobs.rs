@@ -98,6 +98,6 @@ impl Store {
     }
 }
 
-fn path_of(digest: &Digest) -> String {
+pub(super) fn path_of(digest: &Digest) -> String {
     format!("{BLOBS}/{}", digest.hex())
 }

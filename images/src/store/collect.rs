@@ -15,6 +15,7 @@ use super::blobs::BLOBS;
 use super::layers::LAYERS;
 use super::lease::{Lock, Thing};
 use super::names::{NAMES, modified};
+use super::shares::next_to_go;
 use super::work::Work;
 use super::{Store, StoreError};
 use crate::document::{DOCUMENT_BYTES_MAX, Document};
@@ -24,7 +25,8 @@ use crate::{Digest, Reference, StoredError};
 /// What shall be collected.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Collect {
-    /// Most bytes that images may take on disk; the least recently used go until they fit.
+    /// Most bytes that images may take on disk; the least recently used go until they fit, first
+    /// those of users who take more than an equal share.
     pub max_bytes: Option<u64>,
     /// Only say what would go.
     pub dry_run: bool,
@@ -52,12 +54,14 @@ pub struct Collected {
 }
 
 /// A name, when it was used last, and what of the store it needs.
-struct Named {
+pub(super) struct Named {
     reference: String,
     manifest: Digest,
-    file: String,
+    pub(super) file: String,
     used: SystemTime,
-    needs: BTreeSet<Thing>,
+    /// Those who are noted for it.
+    pub(super) users: BTreeSet<u32>,
+    pub(super) needs: BTreeSet<Thing>,
 }
 
 /// How long a blob that came in part is kept for whoever goes on with it.
@@ -66,7 +70,7 @@ const PARTIAL_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Unit of `st_blocks` (stat(3type)).
 const STAT_BLOCK_BYTES: u64 = 512;
 
-type Sizes = BTreeMap<Thing, u64>;
+pub(super) type Sizes = BTreeMap<Thing, u64>;
 
 impl Store {
     /// Removes what no name reaches. Waits for nobody: what is in use or being made stays.
@@ -83,7 +87,7 @@ impl Store {
         let mut collected = Collected::default();
         // Caches go first: an image is harder to have again.
         let room = match wish.max_bytes {
-            Some(max) => Some(max.saturating_sub(self.needed_bytes(&self.named()?, &sizes))),
+            Some(max) => Some(max.saturating_sub(bytes_of(self.named()?.iter(), &sizes))),
             None => None,
         };
         let caches = self.collect_caches(room, wish.dry_run, &mut collected)?;
@@ -121,6 +125,7 @@ impl Store {
         if !wish.dry_run {
             self.forget_builds()?;
             self.forget_private()?;
+            self.forget_uses()?;
         }
         Ok(collected)
     }
@@ -189,11 +194,13 @@ impl Store {
     /// All names, least recently used first.
     fn named(&self) -> Result<Vec<Named>, StoreError> {
         let mut names = Vec::new();
+        let mut users = self.users()?;
         for file in self.names_in(NAMES)? {
             let Ok(Some((reference, manifest))) = self.name(&file) else { continue };
             let used = self.used(&file)?;
             let needs = self.needs(&reference, manifest)?;
-            names.push(Named { reference, manifest, file, used, needs });
+            let users = users.remove(&file).unwrap_or_default();
+            names.push(Named { reference, manifest, file, used, users, needs });
         }
         // An image is used under any of its names, and loses all of them together.
         let mut latest = BTreeMap::new();
@@ -247,21 +254,16 @@ impl Store {
         sizes: &Sizes,
         max_bytes: u64,
     ) -> Result<Vec<Named>, StoreError> {
-        let mut evicted = Vec::new();
-        let mut at = 0;
-        while at < names.len() && self.needed_bytes(names, sizes) > max_bytes {
+        let (mut evicted, mut in_use) = (Vec::new(), BTreeSet::new());
+        while bytes_of(names.iter(), sizes) > max_bytes {
+            let Some(at) = next_to_go(names, &in_use, sizes, max_bytes) else { break };
             if self.any_leased(&names[at].needs)? {
-                at += 1;
+                in_use.insert(names[at].file.clone());
             } else {
                 evicted.push(names.remove(at));
             }
         }
         Ok(evicted)
-    }
-
-    fn needed_bytes(&self, names: &[Named], sizes: &Sizes) -> u64 {
-        let needed: BTreeSet<&Thing> = names.iter().flat_map(|named| &named.needs).collect();
-        needed.into_iter().filter_map(|thing| sizes.get(thing)).sum()
     }
 
     fn any_leased(&self, things: &BTreeSet<Thing>) -> Result<bool, StoreError> {
@@ -286,6 +288,12 @@ impl Store {
         work.move_in(bin, thing.parent(), &thing.digest().hex())?;
         Ok(true)
     }
+}
+
+/// Bytes on disk that names need, all together.
+pub(super) fn bytes_of<'a>(names: impl Iterator<Item = &'a Named>, sizes: &Sizes) -> u64 {
+    let needed: BTreeSet<&Thing> = names.flat_map(|named| &named.needs).collect();
+    needed.into_iter().filter_map(|thing| sizes.get(thing)).sum()
 }
 
 impl Collected {

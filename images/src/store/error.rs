@@ -16,6 +16,20 @@ pub enum StoreError {
         /// Why not.
         reason: Unsafe,
     },
+    /// Another version of this program laid it out. The user runs that one, or names another
+    /// directory.
+    #[error(
+        "the image store {} has format {found}, this version of the program knows {known}",
+        .root.display()
+    )]
+    Format {
+        /// The directory.
+        root: PathBuf,
+        /// What it has.
+        found: u64,
+        /// What would be understood.
+        known: u64,
+    },
     /// A system call failed: a full disk, a missing permission.
     #[error("{call} {}", .path.display())]
     Disk {
@@ -56,6 +70,33 @@ pub enum StoreError {
         /// The digest of the bytes.
         actual: Digest,
     },
+}
+
+impl StoreError {
+    /// A way out, where there is an obvious one.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            StoreError::Disk { source, .. } => hint_if_full(source),
+            StoreError::Format { .. } => {
+                Some("use the version that made it, or another directory: `--store DIR`".to_owned())
+            }
+            StoreError::Root { .. }
+            | StoreError::Damaged { .. }
+            | StoreError::InUse { .. }
+            | StoreError::TooLarge { .. }
+            | StoreError::Content { .. } => None,
+        }
+    }
+}
+
+/// What to do about a disk that holds no more bytes or files.
+pub(crate) fn hint_if_full(source: &io::Error) -> Option<String> {
+    let is_full =
+        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    is_full.then(|| {
+        "make room: `run-in-container images gc` removes what no image needs, `--max-size` more"
+            .to_owned()
+    })
 }
 
 /// Why a directory cannot be a store.

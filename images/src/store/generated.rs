@@ -33,9 +33,8 @@ impl Store {
         key: &Digest,
         make: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
     ) -> Result<PathBuf, StoreError> {
-        let boot = boot()?;
-        let name = key.hex();
-        let path = format!("{GENERATED}/{boot}/{kind}/{name}");
+        let (boot, name) = (boot()?, key.hex());
+        let path = self.generated_path(kind, key)?;
         if self.stat(&path).is_ok() {
             return Ok(self.root.join(path));
         }
@@ -49,6 +48,11 @@ impl Store {
             work.publish_unsynced(&parent, &name)?;
         }
         Ok(self.root.join(path))
+    }
+
+    /// Where the directory `key` of `kind` is, below the store's root, if it is there.
+    pub(super) fn generated_path(&self, kind: &str, key: &Digest) -> Result<String, StoreError> {
+        Ok(format!("{GENERATED}/{}/{kind}/{}", boot()?, key.hex()))
     }
 
     /// The directory of a kind. When it is the first one since the boot, those of earlier boots go:

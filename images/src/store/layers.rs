@@ -110,6 +110,8 @@ impl Store {
         let mut blob = transfer.reader(origin);
         let contents = unpack_kept_layer(layer, &mut blob, limits, tree.as_fd(), &copy)?;
         drop(blob);
+        // While this layer settles, another may be fetched.
+        origin.end();
         let fingerprint = self.settle(&tree).map_err(kept)?;
         let record = Record::new(layer, &contents, fingerprint);
         self.write_record(&holder, &record).map_err(kept)?;
@@ -196,4 +198,54 @@ impl Record {
 
 fn tree_of(diff_id: &Digest) -> String {
     format!("{LAYERS}/{}/{TREE}", diff_id.hex())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::MediaType;
+
+    /// Knows what is in the store when it is let go of.
+    struct Looking<'a> {
+        store: &'a Store,
+        diff_id: Digest,
+        blob: &'a [u8],
+        ended: Option<bool>,
+    }
+
+    impl Read for Looking<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.blob.read(buffer)
+        }
+    }
+
+    impl Origin for Looking<'_> {
+        fn start(&mut self, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn may_resume(&self) -> bool {
+            false
+        }
+
+        fn end(&mut self) {
+            let is_read = self.blob.is_empty();
+            self.ended = Some(is_read && self.store.layer(&self.diff_id).is_none());
+        }
+    }
+
+    #[test]
+    fn the_source_is_let_go_of_before_a_layer_settles() {
+        let place = tempfile::tempdir().unwrap();
+        let store = Store::open(place.path()).unwrap();
+        let tar = [0; 1024];
+        let (digest, blob_bytes, media_type) = (Digest::of(&tar), 1024, MediaType::Tar);
+        let layer = LayerDescriptor { digest, diff_id: digest, blob_bytes, media_type };
+        let mut origin = Looking { store: &store, diff_id: digest, blob: &tar, ended: None };
+        store.lease_added_layer(&layer, &mut origin, &Limits::default()).unwrap();
+        assert_eq!(origin.ended, Some(true));
+        assert!(store.layer(&digest).is_some());
+    }
 }

@@ -76,6 +76,11 @@ impl Lease {
         Lease { _locks: layers.into_iter().map(|layer| Arc::new(layer.lock)).collect() }
     }
 
+    /// A lease of the blob that `lock` is on.
+    pub(super) fn of_blob(lock: OwnedFd) -> Lease {
+        Lease { _locks: vec![Arc::new(lock)] }
+    }
+
     /// This lease, and one more layer.
     pub(crate) fn and(&self, layer: LeasedLayer) -> Lease {
         let own = [Arc::new(layer.lock)];

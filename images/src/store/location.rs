@@ -1,9 +1,29 @@
 //! Where the store is unless somebody says otherwise.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::StatFs;
 
 const SITE_ROOT: &str = "/var/lib/run-in-container";
 const NAME: &str = "run-in-container";
+
+/// statfs(2) and linux/magic.h; Lustre's, GPFS's and BeeGFS's are in their own sources.
+const NETWORKED: [i64; 13] = [
+    0x6969,      // NFS
+    0x517b,      // SMB
+    0xff53_4d42, // CIFS
+    0xfe53_4d42, // SMB2
+    0x0bd0_0bd0, // Lustre
+    0x4750_4653, // GPFS
+    0x1983_0326, // BeeGFS
+    0x00c3_6400, // Ceph
+    0x0102_1997, // 9P
+    0x5346_414f, // AFS
+    0x7375_7245, // Coda
+    0x2003_0528, // OrangeFS (PVFS2)
+    0x6573_5546, // FUSE: sshfs, GlusterFS and others
+];
 
 /// The store's directory for user `uid`, whose `XDG_DATA_HOME` and `HOME` are given.
 ///
@@ -32,24 +52,17 @@ pub fn default_root(
 ///
 /// Unknown kinds are local: new ones come as disks far more often than as networks.
 pub fn is_local_filesystem(path: &Path) -> bool {
-    // statfs(2) and linux/magic.h; Lustre's, GPFS's and BeeGFS's are in their own sources.
-    const NETWORKED: [i64; 13] = [
-        0x6969,      // NFS
-        0x517b,      // SMB
-        0xff53_4d42, // CIFS
-        0xfe53_4d42, // SMB2
-        0x0bd0_0bd0, // Lustre
-        0x4750_4653, // GPFS
-        0x1983_0326, // BeeGFS
-        0x00c3_6400, // Ceph
-        0x0102_1997, // 9P
-        0x5346_414f, // AFS
-        0x7375_7245, // Coda
-        0x2003_0528, // OrangeFS (PVFS2)
-        0x6573_5546, // FUSE: sshfs, GlusterFS and others
-    ];
     let kind = path.ancestors().find_map(|existing| rustix::fs::statfs(existing).ok());
-    kind.is_some_and(|kind| !NETWORKED.contains(&(kind.f_type & 0xffff_ffff)))
+    kind.is_some_and(|kind| is_local(&kind))
+}
+
+/// The same, of a file that is open.
+pub(super) fn is_kept_here(file: impl AsFd) -> bool {
+    rustix::fs::fstatfs(file).is_ok_and(|kind| is_local(&kind))
+}
+
+fn is_local(kind: &StatFs) -> bool {
+    !NETWORKED.contains(&(kind.f_type & 0xffff_ffff))
 }
 
 #[cfg(test)]

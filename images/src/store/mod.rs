@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! oci-layout               marks the directory as a store
+//! format                   which of the programs' versions understand it
 //! blobs/sha256/HEX         manifests, configurations and packed layers, as in an OCI layout
 //! names/HEX                one file per reference, named by its digest: reference and manifest
 //! layers/HEX/tree          an unpacked layer by diff ID, as overlayfs wants it
@@ -10,6 +11,7 @@
 //! builds/HEX               which layer a build step made, by the digest of what it was made from
 //! caches/WHOSE/files       what steps of builds keep: a cache of one user, by its name's digest
 //! layers/HEX/lease         locked by whoever uses the layer
+//! uses/UID/HEX             touched when a user uses a name, where several users are served
 //! private/HEX              whose a blob or layer is that came with credentials
 //! names.lock               locked by whoever writes a name or collects garbage
 //! tmp/WHAT, tmp/WHAT.lock  work in progress, and the lock of who does it
@@ -31,6 +33,7 @@ mod check;
 mod collect;
 mod docker_archive;
 mod error;
+mod file_systems;
 mod folder;
 mod generated;
 mod layers;
@@ -39,7 +42,9 @@ mod location;
 mod names;
 mod private;
 mod room;
+mod shares;
 mod stored;
+mod taken;
 mod transfer;
 mod work;
 
@@ -55,11 +60,13 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::Digest;
+use crate::shown::shown;
 
 pub use caches::CacheDirectory;
 pub use check::Damage;
 pub use collect::{Collect, Collected};
 pub use docker_archive::DockerArchiveError;
+pub(crate) use error::hint_if_full;
 pub use error::{StoreError, Unsafe};
 pub use folder::PrivateFolder;
 pub use lease::Lease;
@@ -78,6 +85,12 @@ const DIRECTORIES: [&str; 6] = ["blobs", "blobs/sha256", "names", "layers", "gen
 const MARKER: &str = "oci-layout";
 const MARKER_CONTENT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
+/// Says how the store is laid out. A version of this program that lays it out so that others would
+/// misread it, or would harm it, counts this up; a store without the file is of the first.
+const FORMAT_FILE: &str = "format";
+const FORMAT: u64 = 1;
+const FORMAT_BYTES_MAX: u64 = 64;
+
 /// Bytes of a small file of ours, so that damage to one cannot fill memory. A layer's record holds
 /// the paths of directories that no entry names, two million at most.
 const SMALL_FILE_BYTES_MAX: u64 = 256 << 20;
@@ -88,7 +101,8 @@ pub struct Store {
     root: PathBuf,
     /// Everything is reached from here, so that replacing a parent of the root changes nothing.
     directory: OwnedFd,
-    /// Documents that must not go: locks on them, held until the store is closed.
+    /// Documents and files that must not go, as no name reaches them yet: locks on them, held until
+    /// the store is closed. What is not small among them was verified by this program.
     documents: Mutex<HashMap<Digest, OwnedFd>>,
 }
 
@@ -112,6 +126,7 @@ impl Store {
         if !store.has(MARKER)? {
             store.fill()?;
         }
+        store.check_format()?;
         store.close_to_others()?;
         store.sweep()?;
         Ok(store)
@@ -135,6 +150,24 @@ impl Store {
         let work = self.work("marker")?;
         work.write_file(MARKER_CONTENT)?;
         work.publish("", MARKER)
+    }
+
+    /// Makes sure that this version understands the store, before anything in it is touched.
+    fn check_format(&self) -> Result<(), StoreError> {
+        let Some(bytes) = self.read_file(FORMAT_FILE, FORMAT_BYTES_MAX)? else {
+            let work = self.work("format")?;
+            work.write_file(format!("{FORMAT}\n").as_bytes())?;
+            return work.publish("", FORMAT_FILE);
+        };
+        let found = String::from_utf8_lossy(&bytes);
+        match found.trim_end().parse() {
+            Ok(FORMAT) => Ok(()),
+            Ok(found) => Err(StoreError::Format { root: self.root.clone(), found, known: FORMAT }),
+            Err(_) => {
+                let what = format!("`{}` is no number", shown(&found));
+                Err(StoreError::Damaged { path: self.root.join(FORMAT_FILE), what })
+            }
+        }
     }
 
     /// Only now that it is known to be a store: nobody's home is closed because it was named here.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, FlockOperation, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::fs::{FlockOperation, Stat};
 use serde::{Deserialize, Serialize};
 
 use super::lease::Thing;
@@ -37,21 +37,24 @@ impl Store {
         self.write_name(&file_of(reference), &content)
     }
 
-    /// As [`Store::tag`], and notes that the name was used now. Writes a name only if it is new: it
-    /// costs a wait for the disk.
-    pub(crate) fn tag_used(&self, reference: &str, manifest: &Digest) -> Result<(), StoreError> {
+    /// As [`Store::tag`], and notes that `uid` has used the name now. Writes a name only if it is
+    /// new: it costs a wait for the disk.
+    pub(crate) fn tag_used(
+        &self,
+        reference: &str,
+        manifest: &Digest,
+        uid: u32,
+    ) -> Result<(), StoreError> {
         let _lock = self.lock_names(FlockOperation::LockShared)?;
         let file = file_of(reference);
         // A damaged note is written anew.
         if self.name(&file).ok().flatten().is_some_and(|(_, noted)| noted == *manifest) {
             let path = format!("{NAMES}/{file}");
-            let keep = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-            let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-            let times = Timestamps { last_access: keep, last_modification: now };
-            return rustix::fs::utimensat(self, &path, &times, AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(self.disk("utimensat(2)", &path));
+            self.touch(&path).map_err(self.disk("utimensat(2)", &path))?;
+        } else {
+            self.write_name(&file, &to_json(reference, manifest))?;
         }
-        self.write_name(&file, &to_json(reference, manifest))
+        self.note_use(&file, uid)
     }
 
     fn write_name(&self, file: &str, content: &[u8]) -> Result<(), StoreError> {

@@ -28,6 +28,9 @@ pub(crate) trait Origin: Read {
 
     /// Whether it can start anywhere, and more than once.
     fn may_resume(&self) -> bool;
+
+    /// All of it was read and found right, and nothing more will be; what came is not on disk yet.
+    fn end(&mut self) {}
 }
 
 /// A stream that is the blob from its beginning.

@@ -7,7 +7,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -204,9 +204,18 @@ impl Drop for Work<'_> {
 
 /// Writes a new file and syncs its content.
 pub(super) fn write_synced(parent: &OwnedFd, name: &str, content: &[u8]) -> std::io::Result<()> {
+    write_new(parent.as_fd(), name, content)?.sync_all()
+}
+
+/// Writes a new file.
+pub(super) fn write_new(
+    parent: BorrowedFd<'_>,
+    name: &str,
+    content: &[u8],
+) -> std::io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR)?;
     let mut file = File::from(file);
     file.write_all(content)?;
-    file.sync_all()
+    Ok(file)
 }

@@ -27,6 +27,8 @@ mod keeping;
 #[cfg(test)]
 mod kept_blobs;
 #[cfg(test)]
+mod killed;
+#[cfg(test)]
 mod oras;
 #[cfg(test)]
 mod registry;

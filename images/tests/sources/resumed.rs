@@ -21,7 +21,7 @@ use super::registry::{Site, blob_path, chain, three_layers};
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// In the working directory of a worker: the registry's host.
-const WORKER: &str = "worker";
+pub(super) const WORKER: &str = "worker";
 
 /// A layer of some 600 KB that comes in many pieces.
 fn large() -> Layer {

@@ -211,3 +211,50 @@ fn notes_go_with_what_they_are_about() {
     });
     assert_eq!(notes(), 0);
 }
+
+/// Sets when a name was used last.
+fn set_used(site: &Site, name: &str, ago: std::time::Duration) {
+    let reference = format!("docker://{}/{name}", site.registry.host());
+    let file = ric_images::Digest::of(reference.as_bytes()).hex();
+    let path = site.store.root().join("names").join(file);
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.set_modified(std::time::SystemTime::now() - ago).unwrap();
+}
+
+/// What would go if there were room for all but a little.
+fn would_go(site: &Site, missing: u64) -> Vec<String> {
+    site.reopen_store(|store| {
+        let left = store.collect(Collect { max_bytes: None, dry_run: true }).unwrap().left_bytes;
+        let max_bytes = Some(left - missing);
+        let gone = store.collect(Collect { max_bytes, dry_run: true }).unwrap().names;
+        let prefix = format!("docker://{}/", site.registry.host());
+        gone.into_iter().map(|(name, _)| name.replace(&prefix, "")).collect()
+    })
+}
+
+/// A user who fills the store loses images before others do.
+#[test]
+fn who_takes_more_than_a_share_makes_room_first() {
+    let mut site = Site::new();
+    let names = ["modest:1", "first:1", "second:1", "third:1"];
+    for (age, name) in (0..).zip(names) {
+        let layer = Layer::plain(name, &"x".repeat(100_000));
+        let (repository, tag) = name.split_once(':').unwrap();
+        site.registry.offer(repository, tag, &Fixture::new(vec![layer]));
+        user(&mut site, if age == 0 { 8 } else { 7 }, None);
+        drop(pull(&site, name).unwrap());
+        set_used(&site, name, std::time::Duration::from_secs(3600 - age));
+    }
+    assert_eq!(would_go(&site, 1), ["first:1"], "the modest one was used longer ago");
+    assert_eq!(would_go(&site, 300_000), ["first:1", "second:1"]);
+    // What two have used is neither's own.
+    user(&mut site, 8, None);
+    drop(pull(&site, "first:1").unwrap());
+    set_used(&site, "first:1", std::time::Duration::from_secs(7200));
+    assert_eq!(would_go(&site, 1), ["second:1"]);
+    // The twin: among users who are not told apart, what was used least recently goes.
+    std::fs::remove_dir_all(site.store.root().join("uses")).unwrap();
+    assert_eq!(would_go(&site, 1), ["first:1"]);
+    set_used(&site, "modest:1", std::time::Duration::from_secs(9000));
+    assert_eq!(would_go(&site, 1), ["modest:1"]);
+}

@@ -13,6 +13,7 @@ use ric_policies::{EngineName, Network};
 use rustix::fs::{FileType, Mode, OFlags};
 
 use super::keeper::Keeper;
+use super::mounted::Mounted;
 use super::tools::Tools;
 use super::{Container, docker};
 use crate::native::blueprint::{self, Places};
@@ -157,8 +158,12 @@ impl Container {
         let tools = Tools::ensure(sandbox, store)?;
         let spec = blueprint::spec(sandbox, &id, &tools.directory)
             .map_err(|source| StartError::Describe { source })?;
-        let top = top_layer(sandbox, &spec, image, store)?;
-        let stacked = stacked(&image.layers);
+        let mounted = Mounted::of(image, store)?;
+        let top = top_layer(sandbox, &spec, image, mounted.as_ref(), store)?;
+        let stacked = match &mounted {
+            Some(mounted) => vec![mounted.place().to_owned()],
+            None => stacked(&image.layers),
+        };
         let mut named = caller_descriptors(sandbox, descriptors)?;
         let mapped = match (room, blueprint::mapped_from(sandbox)) {
             (Some(room), Some(_)) => mapped_directories(room, &top, &stacked)?,
@@ -170,7 +175,15 @@ impl Container {
             (_, false) => stacked,
             (room, true) => short_ways(room, stacked, store)?,
         };
-        let places = Places { id: &id, top: &top, layers: &layers, tools: &tools.directory, room };
+        named.extend(mounted.iter().map(|mounted| mounted.tree.as_fd()));
+        let places = Places {
+            id: &id,
+            top: &top,
+            layers: &layers,
+            attached: mounted.as_ref().map(Mounted::place),
+            tools: &tools.directory,
+            room,
+        };
         let steps = blueprint::steps(sandbox, &spec, &places);
         let (control, theirs) = monitor::socket_pair().map_err(unheard)?;
         monitor.answers_for(steps.iter().filter_map(Step::made_cgroup).map(Into::into).collect());
@@ -232,6 +245,7 @@ fn top_layer(
     sandbox: &Sandbox,
     spec: &Spec,
     image: &Image,
+    mounted: Option<&Mounted>,
     store: &Store,
 ) -> Result<PathBuf, StartError> {
     let resolver = resolver_of(sandbox)?;
@@ -239,7 +253,7 @@ fn top_layer(
     let key = top::digest(&tree, &format!("{:?}", image.identity));
     let mut obstacle = None;
     let made = store.generated("top", &key, |root| {
-        obstacle = in_the_way(&tree, image)?;
+        obstacle = in_the_way(&tree, image, mounted)?;
         if obstacle.is_some() {
             return Err(io::ErrorKind::NotADirectory.into());
         }
@@ -274,10 +288,17 @@ fn resolver() -> io::Result<String> {
     }
 }
 
-fn in_the_way(tree: &top::Tree, image: &Image) -> io::Result<Option<StartError>> {
+fn in_the_way(
+    tree: &top::Tree,
+    image: &Image,
+    mounted: Option<&Mounted>,
+) -> io::Result<Option<StartError>> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let open = |layer: &PathBuf| Ok(rustix::fs::open(layer, flags, Mode::empty())?);
-    let layers = image.layers.iter().map(open).collect::<io::Result<Vec<OwnedFd>>>()?;
+    let mut layers = image.layers.iter().map(open).collect::<io::Result<Vec<OwnedFd>>>()?;
+    if let Some(mounted) = mounted {
+        layers.push(mounted.tree.try_clone()?);
+    }
     Ok(top::obstacle(tree, &layers).map(|(path, found)| {
         let found = match found {
             FileType::Symlink => "symbolic link",

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use rustix::process::Resource;
 
 use super::{cgroup, shown, subordinate};
-use crate::{Caller, CgroupHost, ControllerPlace, Host, Probe};
+use crate::{Caller, CgroupHost, ControllerPlace, Host, Probe, loops};
 
 /// One thing that a child process tries.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +77,7 @@ pub fn probe_host(
     let cgroup = probe_cgroups(&own_cgroups, privileged.works, trial)?;
     let around = if privileged.works { TrialKind::Namespaces } else { TrialKind::UserNamespace };
     let overlay = attempt(&[around, TrialKind::Overlay], "an overlay mount", trial);
+    let squashfs = privileged.works.then(loops::probe_squashfs);
     let seccomp = attempt(&[TrialKind::Seccomp], "a system call filter", trial);
     let root_links = shown::read_root_links();
     let (host_shown, host_copied) = shown::find_shown();
@@ -87,6 +88,7 @@ pub fn probe_host(
         privileged,
         user_namespace,
         overlay,
+        squashfs,
         seccomp,
         subordinate_ids: subordinate::find(caller),
         cgroup,

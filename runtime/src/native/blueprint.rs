@@ -19,6 +19,9 @@ pub(crate) struct Places<'a> {
     pub(crate) top: &'a Path,
     /// The image's layers, lowest first.
     pub(crate) layers: &'a [PathBuf],
+    /// Where the one of them that is a mount of its own is attached, if there is such: its
+    /// descriptor follows those of the caller's mounts.
+    pub(crate) attached: Option<&'a Path>,
     /// The worker's directory.
     pub(crate) tools: &'a Path,
     /// Where changes of the root go, if it can be changed.
@@ -66,6 +69,7 @@ pub(crate) fn steps(sandbox: &Sandbox, spec: &Spec, places: &Places<'_>) -> Vec<
         id: places.id,
         top: places.top,
         layers: places.layers,
+        attached: places.attached.map(|place| (after_caller_mounts(sandbox), place)),
         changes: places.room.map(|room| Changes { room, mapped_from: mapped_from(sandbox) }),
         empty: &places.tools.join("empty"),
         cgroup: sandbox.cgroup.as_ref(),
@@ -107,8 +111,13 @@ pub(crate) fn caller_mounts(sandbox: &Sandbox) -> Vec<CallerMount<'_>> {
 /// caller's mounts. Root's layers have the owners that they are meant to have, and its user
 /// namespace has none of these ids; everyone else's layers are their own.
 pub(crate) fn mapped_from(sandbox: &Sandbox) -> Option<u64> {
-    let first = 1 + caller_mounts(sandbox).len() as u64;
+    let first = after_caller_mounts(sandbox);
     (sandbox.identities.user_namespace.is_some() && privileged(sandbox)).then_some(first)
+}
+
+/// The number of the first descriptor that is no mount of the caller's.
+fn after_caller_mounts(sandbox: &Sandbox) -> u64 {
+    1 + caller_mounts(sandbox).len() as u64
 }
 
 /// The maps that the owner writes, itself or by `newuidmap`. One line for the caller's own id is
@@ -128,7 +137,11 @@ fn privileged(sandbox: &Sandbox) -> bool {
 mod tests {
     use std::fs;
 
+    use ric_images::Form;
+
     use super::*;
+
+    const PLACE: &str = "/store/place";
 
     /// Golden cases: the sandboxes of `tests/golden/oci` give `tests/golden/native/CASE.txt`, one
     /// step a line. `RIC_BLESS=1` rewrites them; review reads the difference.
@@ -152,7 +165,10 @@ mod tests {
             let top = Path::new("/store/top");
             let room = sandbox.root_access == ric_policies::Access::ReadWrite;
             let room = room.then_some(Path::new("/store/tmp/build"));
-            let places = Places { id: "run-in-container-0", top, layers: &layers, tools, room };
+            let attached = (sandbox.form == Form::FileSystem).then_some(Path::new(PLACE));
+            let layers = if attached.is_some() { vec![PLACE.into()] } else { layers };
+            let places =
+                Places { id: "run-in-container-0", top, layers: &layers, attached, tools, room };
             let steps = steps(&sandbox, &spec, &places);
             let given: String = steps.iter().map(|step| step.label.clone() + "\n").collect();
             let file = golden.join("native").join(case.file_name()).with_extension("txt");

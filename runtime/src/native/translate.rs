@@ -24,6 +24,8 @@ pub(crate) struct Setting<'a> {
     pub(crate) top: &'a Path,
     /// The image's layers, lowest first; none: the top layer is the root.
     pub(crate) layers: &'a [PathBuf],
+    /// A descriptor of a mount, and where it is attached before the layers are looked for.
+    pub(crate) attached: Option<(u64, &'a Path)>,
     /// Where changes of the root go, if it can be changed.
     pub(crate) changes: Option<Changes<'a>>,
     /// An empty directory, which hides others.
@@ -94,6 +96,7 @@ pub(crate) fn steps(spec: &oci::Spec, setting: &Setting<'_>) -> Vec<Step> {
     steps.extend(map_steps(spec, setting));
     steps.push(Step::private());
     steps.extend(mapped.iter().map(|(descriptor, place)| Step::cover(*descriptor, place)));
+    steps.extend(setting.attached.map(|(descriptor, place)| Step::cover(descriptor, place)));
     steps.push(match &setting.changes {
         Some(changes) => changed_root_step(setting, changes),
         None => root_step(setting),

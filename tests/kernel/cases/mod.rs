@@ -12,11 +12,13 @@ mod denials;
 mod docker_daemon;
 mod docker_engine;
 mod environments;
+mod full_disks;
 mod handovers;
 mod hostile;
 mod images_kept;
 mod isolation;
 mod limits;
+mod mounted_images;
 mod posture;
 mod refusals;
 mod registries;
@@ -44,6 +46,7 @@ pub(crate) fn all() -> Vec<Case> {
         environments::cases(),
         refusals::cases(),
         root_files::cases(),
+        mounted_images::cases(),
         docker_daemon::cases(),
         registries::cases(),
         conversions::cases(),
@@ -54,6 +57,7 @@ pub(crate) fn all() -> Vec<Case> {
         secrets::cases(),
         submitted::cases(),
         images_kept::cases(),
+        full_disks::cases(),
         examples::cases(),
     ]
     .into_iter()

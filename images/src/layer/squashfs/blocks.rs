@@ -69,9 +69,7 @@ impl<'a> Blocks<'a> {
 
     /// Reads `count` bytes at `offset` of the file system as they are in the file.
     pub(super) fn read(&self, offset: u64, count: usize) -> Result<Vec<u8>, Stop> {
-        if offset.checked_add(count as u64).is_none_or(|end| end > self.superblock.end) {
-            return Err(wrong(format!("it refers to byte {offset}, beyond its end")));
-        }
+        self.check_within(offset, count)?;
         let mut bytes = vec![0; count];
         self.file
             .read_exact_at(&mut bytes, self.start + offset)
@@ -108,11 +106,25 @@ impl<'a> Blocks<'a> {
     /// A block of data at `offset`, whose size is written as in a list of blocks.
     pub(super) fn data(&mut self, offset: u64, size: u32) -> Result<Vec<u8>, Stop> {
         let (count, is_plain) = packed_size(size);
-        let most = self.superblock.block_bytes;
-        if count == 0 || count > most {
+        self.check_data(offset, size)?;
+        self.unpack(offset, count, is_plain, self.superblock.block_bytes)
+    }
+
+    /// Whether such a block can be one, and lies within the file.
+    pub(super) fn check_data(&self, offset: u64, size: u32) -> Result<(), Stop> {
+        let (count, _) = packed_size(size);
+        if count == 0 || count > self.superblock.block_bytes {
             return Err(wrong(format!("the data at byte {offset} has a wrong size")));
         }
-        self.unpack(offset, count, is_plain, most)
+        self.check_within(offset, count)
+    }
+
+    fn check_within(&self, offset: u64, count: usize) -> Result<(), Stop> {
+        let end = offset.checked_add(count as u64);
+        if end.is_none_or(|end| end > self.superblock.end) {
+            return Err(wrong(format!("it refers to byte {offset}, beyond its end")));
+        }
+        Ok(())
     }
 
     fn unpack(

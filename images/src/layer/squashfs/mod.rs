@@ -8,7 +8,8 @@
 //! - `blocks` reads and unpacks blocks, bounded in size and in sum;
 //! - `cursor` and `tables` go through them;
 //! - `inode` and `directory` make sense of what is found;
-//! - `archive` writes the tar.
+//! - `archive` writes the tar;
+//! - `look` judges it without the data of files, for a file system that the kernel shall mount.
 //!
 //! The walk keeps one block for each directory it is in, and the first names of hard links.
 //! Nothing else grows with the image. A directory that is found twice is refused, so the walk ends.
@@ -18,6 +19,7 @@ mod blocks;
 mod cursor;
 mod directory;
 mod inode;
+mod look;
 mod superblock;
 mod tables;
 
@@ -40,6 +42,7 @@ use archive::Archive;
 use blocks::{Blocks, packed_size};
 use directory::{Entries, Named};
 use inode::{Content, Inode, Kind};
+use look::Look;
 
 pub(crate) use superblock::{SUPERBLOCK_BYTES, Superblock};
 
@@ -60,6 +63,31 @@ pub(super) fn unpack(
     limits: &Limits,
     sink: &mut dyn FnMut(Chunk) -> bool,
 ) -> Result<(), Stop> {
+    let purpose = Purpose::Archive(Archive::new(span.bytes, limits, sink));
+    match walk(file, span, limits, purpose)? {
+        Purpose::Archive(archive) => archive.finish(),
+        Purpose::Look(_) => unreachable!("a walk keeps its purpose"),
+    }
+}
+
+/// Goes through the file system at `span` of `file` as [`unpack`] does, but for the data of files,
+/// and refuses more: whatever the kernel would show otherwise than [`unpack`] makes it.
+pub(super) fn look_through(file: &File, span: Span, limits: &Limits) -> Result<(), Stop> {
+    walk(file, span, limits, Purpose::Look(Look::new(span.bytes, limits))).map(drop)
+}
+
+/// What a walk is for.
+enum Purpose<'a> {
+    Archive(Archive<'a>),
+    Look(Look<'a>),
+}
+
+fn walk<'a>(
+    file: &File,
+    span: Span,
+    limits: &'a Limits,
+    purpose: Purpose<'a>,
+) -> Result<Purpose<'a>, Stop> {
     let disk = |source| Stop::Disk { call: "pread(2)", source };
     let mut start = [0; SUPERBLOCK_BYTES];
     let count = usize::try_from(span.bytes).map_or(SUPERBLOCK_BYTES, |n| n.min(SUPERBLOCK_BYTES));
@@ -67,18 +95,17 @@ pub(super) fn unpack(
     let superblock = Superblock::parse(&start[..count], span.bytes).map_err(wrong)?;
     let mut blocks = Blocks::new(file, span.offset, &superblock, limits)?;
     let owners = tables::owners(&mut blocks)?;
-    let archive = Archive::new(span.bytes, limits, sink);
     let mut walk = Walk {
         blocks,
         owners,
         limits,
-        archive,
+        purpose,
         directories: HashSet::new(),
         links: HashMap::new(),
         links_bytes: 0,
     };
     walk.run(superblock.root)?;
-    walk.archive.finish()
+    Ok(walk.purpose)
 }
 
 /// Something that no squashfs of a real packer has.
@@ -86,11 +113,11 @@ fn wrong(what: String) -> Stop {
     Stop::Packing(what)
 }
 
-struct Walk<'a> {
-    blocks: Blocks<'a>,
+struct Walk<'b, 'a> {
+    blocks: Blocks<'b>,
     owners: Vec<u32>,
     limits: &'a Limits,
-    archive: Archive<'a>,
+    purpose: Purpose<'a>,
     /// Those seen, by the reference of their inode.
     directories: HashSet<u64>,
     /// The first name of each inode that has several, by its reference.
@@ -98,7 +125,7 @@ struct Walk<'a> {
     links_bytes: usize,
 }
 
-impl Walk<'_> {
+impl Walk<'_, '_> {
     /// Goes through all directories, each before what is in it.
     fn run(&mut self, root: u64) -> Result<(), Stop> {
         let inode = Inode::read(&mut self.blocks, root)?;
@@ -159,7 +186,12 @@ impl Walk<'_> {
             }
             Kind::File(content) => {
                 self.head(&path, &inode, EntryType::Regular, b"", content.bytes)?;
-                self.content(content.clone())?;
+                match &mut self.purpose {
+                    Purpose::Archive(archive) => {
+                        copy_content(&mut self.blocks, archive, content.clone())?;
+                    }
+                    Purpose::Look(_) => look::content(&mut self.blocks, content.clone())?,
+                }
             }
             Kind::Symlink { target } => {
                 self.head(&path, &inode, EntryType::Symlink, target, 0)?;
@@ -208,54 +240,66 @@ impl Walk<'_> {
         };
         let head =
             Head { path, kind, target, device, bytes, mode, uid, gid, mtime, xattrs: &xattrs };
-        self.archive.head(&head)
-    }
-
-    /// Writes the content of a file: its blocks, then its tail.
-    fn content(&mut self, mut content: Content) -> Result<(), Stop> {
-        let block_bytes = self.blocks.superblock.block_bytes;
-        let mut left = content.bytes;
-        let mut offset = content.start;
-        while left > 0 {
-            let wanted = usize::try_from(left).map_or(block_bytes, |left| left.min(block_bytes));
-            if let Some((number, start)) = content.fragment.filter(|_| wanted < block_bytes) {
-                self.tail(number, start, wanted)?;
-                break;
-            }
-            let size = content.sizes.u32(&mut self.blocks)?;
-            let (packed, _) = packed_size(size);
-            if packed == 0 {
-                self.hole(wanted)?;
-            } else {
-                let data = self.blocks.data(offset, size)?;
-                if data.len() != wanted {
-                    return Err(wrong(format!("the data at byte {offset} has another length")));
-                }
-                self.archive.write(&data)?;
-            }
-            offset = offset.saturating_add(packed as u64);
-            left -= wanted as u64;
+        match &mut self.purpose {
+            Purpose::Archive(archive) => archive.head(&head),
+            Purpose::Look(look) => look.head(&head),
         }
-        self.archive.pad(content.bytes)
     }
+}
 
-    fn tail(&mut self, number: u32, start: u32, count: usize) -> Result<(), Stop> {
-        let (offset, size) = tables::fragment(&mut self.blocks, number)?;
-        let block = self.blocks.fragment(offset, size)?;
-        let start = usize::try_from(start).unwrap_or(usize::MAX);
-        let tail = block.get(start..).and_then(|rest| rest.get(..count));
-        let tail = tail.ok_or_else(|| wrong(format!("fragment {number} is too short")))?;
-        self.archive.write(tail)
-    }
-
-    fn hole(&mut self, count: usize) -> Result<(), Stop> {
-        const ZEROS: [u8; 4096] = [0; 4096];
-        let mut left = count;
-        while left > 0 {
-            let piece = left.min(ZEROS.len());
-            self.archive.write(&ZEROS[..piece])?;
-            left -= piece;
+/// Writes the content of a file: its blocks, then its tail.
+fn copy_content(
+    blocks: &mut Blocks<'_>,
+    archive: &mut Archive<'_>,
+    mut content: Content,
+) -> Result<(), Stop> {
+    let block_bytes = blocks.superblock.block_bytes;
+    let mut left = content.bytes;
+    let mut offset = content.start;
+    while left > 0 {
+        let wanted = usize::try_from(left).map_or(block_bytes, |left| left.min(block_bytes));
+        if let Some((number, start)) = content.fragment.filter(|_| wanted < block_bytes) {
+            copy_tail(blocks, archive, number, start, wanted)?;
+            break;
         }
-        Ok(())
+        let size = content.sizes.u32(blocks)?;
+        let (packed, _) = packed_size(size);
+        if packed == 0 {
+            copy_hole(archive, wanted)?;
+        } else {
+            let data = blocks.data(offset, size)?;
+            if data.len() != wanted {
+                return Err(wrong(format!("the data at byte {offset} has another length")));
+            }
+            archive.write(&data)?;
+        }
+        offset = offset.saturating_add(packed as u64);
+        left -= wanted as u64;
     }
+    archive.pad(content.bytes)
+}
+
+fn copy_tail(
+    blocks: &mut Blocks<'_>,
+    archive: &mut Archive<'_>,
+    number: u32,
+    start: u32,
+    count: usize,
+) -> Result<(), Stop> {
+    let (offset, size) = tables::fragment(blocks, number)?;
+    let block = blocks.fragment(offset, size)?;
+    let start = usize::try_from(start).unwrap_or(usize::MAX);
+    let tail = block.get(start..).and_then(|rest| rest.get(..count));
+    archive.write(tail.ok_or_else(|| wrong(format!("fragment {number} is too short")))?)
+}
+
+fn copy_hole(archive: &mut Archive<'_>, count: usize) -> Result<(), Stop> {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let mut left = count;
+    while left > 0 {
+        let piece = left.min(ZEROS.len());
+        archive.write(&ZEROS[..piece])?;
+        left -= piece;
+    }
+    Ok(())
 }

@@ -1,0 +1,7 @@
+//! Feeds arbitrary bytes to the reader of a squashfs.
+#![no_main]
+
+#[path = "../bodies/file_system.rs"]
+mod body;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| body::check_squashfs(data));
