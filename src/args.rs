@@ -15,7 +15,8 @@ use clap::{Parser, Subcommand};
 
 pub(crate) use daemon::{LogsArgs, MetricsArgs, PsArgs, ServeArgs, StopArgs, TopArgs};
 pub(crate) use environments::{
-    EnvironmentsArgs, EnvironmentsListArgs, EnvironmentsShowArgs, EnvironmentsVerb,
+    EnvironmentsArgs, EnvironmentsBuildArgs, EnvironmentsListArgs, EnvironmentsShowArgs,
+    EnvironmentsVerb,
 };
 pub(crate) use images::{
     BuildArgs, BuildFormat, ChangesArgs, ConvertArgs, ExportArgs, GcArgs, ImagesArgs, ImagesVerb,
@@ -118,6 +119,7 @@ impl Verb {
             Self::Environments(args) => match &args.verb {
                 EnvironmentsVerb::List(args) => args.json,
                 EnvironmentsVerb::Show(args) => args.json,
+                EnvironmentsVerb::Build(args) => args.json,
             },
             Self::Ps(args) => args.json,
             Self::Stop(args) => args.json,

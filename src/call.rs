@@ -8,11 +8,12 @@ use ric_runtime::{Outcome, Status, Stream, Streams};
 
 use crate::Answer;
 use crate::args::CallArgs;
+use crate::environments::{self, Unbuilt};
 use crate::failure::{Failure, printable};
 use crate::run::{answer_json, carry_out, exit_code, tell};
 use crate::session::{self, Session};
+use crate::task;
 use crate::warm::Daemon;
-use crate::{environments, task};
 
 /// Exit code of a function that raised, or whose result cannot be shown: Python's own.
 const EXIT_RAISED: i32 = 1;
@@ -23,7 +24,7 @@ const TRACEBACK: &str = "Traceback (";
 pub(crate) fn call(mut args: CallArgs) -> Result<Answer, Failure> {
     let json = args.sandbox.json;
     let policy = session::load_policy(&args.sandbox.policy)?;
-    let environment = environments::apply(&mut args.sandbox, &policy)?;
+    let environment = environments::apply(&mut args.sandbox, &policy, Unbuilt::Build)?;
     let store = args.sandbox.store.clone();
     let function = args.called.function.name.clone();
     let daemon = Daemon::wanted(&args)?;

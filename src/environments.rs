@@ -1,50 +1,81 @@
 //! The verbs of `environments`, and what `--env` adds to a task's flags.
 
 mod apply;
+mod build;
 mod find;
+mod lock;
+mod packages;
 
 use ric_images::LimitWishes;
 use ric_policies::{Cpus, Memory, Pids, Time, Unit};
 use serde_json::{Value, json};
 
-use crate::Answer;
-use crate::args::{EnvironmentsListArgs, EnvironmentsShowArgs, EnvironmentsVerb};
+use crate::args::{
+    EnvironmentsBuildArgs, EnvironmentsListArgs, EnvironmentsShowArgs, EnvironmentsVerb,
+};
 use crate::failure::{Failure, printable};
-use find::{Found, find, folders, list_files};
+use crate::images::build::output::Telling;
+use crate::{Answer, session};
+use build::Locking;
+use find::{Found, Listed, find, folders, list_files};
+use packages::Asked;
 
 pub(crate) use apply::{apply, lay_named, lay_text};
+pub(crate) use packages::Unbuilt;
 
 pub(crate) fn environments(verb: EnvironmentsVerb) -> Result<Answer, Failure> {
     match verb {
         EnvironmentsVerb::List(args) => list(&args),
         EnvironmentsVerb::Show(args) => show(&args),
+        EnvironmentsVerb::Build(args) => build_named(&args),
     }
 }
 
 /// Every file of the search path; one that another hides says by which.
 fn list(args: &EnvironmentsListArgs) -> Result<Answer, Failure> {
     let files = list_files(&folders(&args.env_path)?)?;
+    let rows = files.iter().map(|one| (one, is_built(one, args)));
     if args.json {
-        let rows: Vec<Value> = files
-            .iter()
-            .map(|one| json!({"name": one.name, "file": one.file, "hidden_by": one.hidden_by}))
-            .collect();
-        return Ok(Answer::json(&rows, 0));
+        let rows = rows.map(|(one, built)| {
+            json!({"name": one.name, "file": one.file, "hidden_by": one.hidden_by, "built": built})
+        });
+        return Ok(Answer::json(&rows.collect::<Vec<Value>>(), 0));
     }
     let width = files.iter().map(|one| one.name.as_str().len()).max().unwrap_or(0);
-    let lines = files.iter().map(|one| {
+    let lines = rows.map(|(one, built)| {
         let file = printable(&one.file.to_string_lossy());
-        let hidden = one.hidden_by.as_ref();
-        let hidden =
-            hidden.map_or_else(String::new, |by| format!("  (hidden by {})", by.display()));
-        format!("{:width$}  {file}{}\n", one.name.as_str(), printable(&hidden))
+        let more = match (&one.hidden_by, built) {
+            (Some(by), _) => format!("  (hidden by {})", by.display()),
+            (None, Some(true)) => "  (built)".to_owned(),
+            (None, Some(false)) => "  (not built)".to_owned(),
+            (None, None) => String::new(),
+        };
+        format!("{:width$}  {file}{}\n", one.name.as_str(), printable(&more))
     });
     Ok(Answer::text(lines.collect::<String>()))
+}
+
+/// Whether an environment with packages is built. `None`: it has none, or cannot be read, which
+/// is told to who names it.
+fn is_built(listed: &Listed, args: &EnvironmentsListArgs) -> Option<bool> {
+    let environment = find::read(&listed.file).ok()?;
+    if !environment.has_packages() {
+        return None;
+    }
+    let found = packages::find(&environment, &listed.file, args.store.as_deref());
+    found.ok().map(|found| found.is_ok())
 }
 
 fn show(args: &EnvironmentsShowArgs) -> Result<Answer, Failure> {
     let found = find(&args.name, &folders(&args.env_path)?)?;
     let mut whole = to_json(&found);
+    if found.environment.has_packages() {
+        let built = packages::find(&found.environment, &found.file, args.store.as_deref())?;
+        match built {
+            Ok(reference) => whole["built"] = reference.to_string().into(),
+            Err(why) => whole["not_built"] = why.into(),
+        }
+    }
     if args.json {
         return Ok(Answer::json(&whole, 0));
     }
@@ -57,6 +88,34 @@ fn show(args: &EnvironmentsShowArgs) -> Result<Answer, Failure> {
         text += &format!("{key:<12} {}\n", printable(&in_words(value)));
     }
     Ok(Answer::text(text))
+}
+
+/// Builds an environment, whether it is built or not.
+fn build_named(args: &EnvironmentsBuildArgs) -> Result<Answer, Failure> {
+    let telling = if args.json { Telling::Json } else { Telling::Text };
+    let policy = session::load_policy(&args.policy)?;
+    let Found { environment, file, .. } = find(&args.name, &folders(&args.env_path)?)?;
+    if !environment.has_packages() {
+        let image = &environment.image;
+        let attempt = format!("cannot build the environment `{}`", environment.name);
+        return Err(Failure::new(ric_runtime::Actor::User, attempt)
+            .cause(format!("{} adds no packages to {image}", file.display()))
+            .hint(format!("`images pull {image}` fetches its image")));
+    }
+    let locking = match (args.locked, args.upgrade) {
+        (true, _) => Locking::Only,
+        (_, true) => Locking::Anew,
+        (false, false) => Locking::Follow,
+    };
+    let store = args.store.as_deref();
+    let asked = Asked { environment: &environment, file: &file, policy: &policy, store };
+    let built = build::build(&asked, locking, telling)?;
+    let (reference, digest) = (built.reference.to_string(), built.manifest.identity.to_string());
+    if args.json {
+        let event = json!({"event": "image", "reference": reference, "digest": digest});
+        return Ok(Answer::json(&event, 0));
+    }
+    Ok(Answer::text(format!("{digest}  {reference}\n")))
 }
 
 /// The limits as the file writes them.

@@ -7,13 +7,14 @@ use ric_images::Identity;
 use ric_runtime::{Actor, Outcome, Signals, Status, Stream, Streams, Task, Terminal};
 
 use crate::args::RunArgs;
+use crate::environments::{self, Unbuilt};
 use crate::failure::{Failure, printable};
 use crate::outputs::Outputs;
 use crate::progress::Bars;
 use crate::session::{self, Session};
 use crate::task::{self, Descriptors};
 use crate::terminal::RawTerminal;
-use crate::{Answer, environments, signals};
+use crate::{Answer, signals};
 
 pub(crate) fn run(args: RunArgs) -> Result<Answer, Failure> {
     let RunArgs { mut sandbox, tty, command } = args;
@@ -22,7 +23,7 @@ pub(crate) fn run(args: RunArgs) -> Result<Answer, Failure> {
         require_terminal()?;
     }
     let policy = session::load_policy(&sandbox.policy)?;
-    environments::apply(&mut sandbox, &policy)?;
+    environments::apply(&mut sandbox, &policy, Unbuilt::Build)?;
     let store = sandbox.store.clone();
     let (task, descriptors) = task::command(sandbox, command, tty)?;
     let mut session = Session::open(policy, &task.caller, store.as_deref())?;

@@ -4,6 +4,8 @@
 //! flag on the command line: policy decides about each part of it. Pure: text in, value out.
 
 mod keys;
+mod lock;
+mod packages;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,6 +17,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::Reference;
 use keys::Keys;
 pub use keys::{EnvironmentName, EnvironmentNameError};
+pub use lock::{Lock, Locked, LockedPackage};
+pub use packages::{PREFIX, PackageStep, Packages};
 
 const ENVIRONMENTS: Kind = Kind {
     files: "environment files",
@@ -34,11 +38,11 @@ pub struct Environment {
     /// An existing virtual environment or conda prefix, shown at its own path.
     pub prefix: Option<PathBuf>,
     /// Python packages, as pip takes them.
-    pub python: Vec<String>,
+    pub python: Vec<Package>,
     /// Conda packages, as conda takes them.
-    pub conda: Vec<String>,
+    pub conda: Vec<Package>,
     /// Debian packages, as apt takes them.
-    pub apt: Vec<String>,
+    pub apt: Vec<Package>,
     /// Environment variables, which win over the image's.
     pub variables: BTreeMap<String, String>,
     /// Working directory.
@@ -53,6 +57,17 @@ pub struct Environment {
     pub stock: Option<u64>,
     /// Limits that its tasks ask for where they ask for nothing themselves.
     pub limits: LimitWishes,
+}
+
+/// A package that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Package {
+    /// The package, with versions, as it is written.
+    pub asked: String,
+    /// Its line in the file, from 1, for messages.
+    #[serde(skip)]
+    pub line: u64,
 }
 
 /// Limits that are asked for.
@@ -119,8 +134,12 @@ mod tests {
                     fresh: process\nlimits: {memory: 2GiB, cpus: 0.5, pids: 9, time: 1h}\n";
         let environment = parse(text).unwrap();
         assert_eq!(environment.python.len(), 2);
-        assert_eq!(environment.conda, ["conda-forge::gsl=2"]);
-        assert_eq!(environment.apt, ["libgomp1", "g++", "libc6:amd64=2.36-9"]);
+        let asked = |packages: &[Package]| {
+            packages.iter().map(|package| package.asked.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(asked(&environment.conda), ["conda-forge::gsl=2"]);
+        assert_eq!(asked(&environment.apt), ["libgomp1", "g++", "libc6:amd64=2.36-9"]);
+        assert_eq!(environment.python[1].line, 3);
         assert_eq!(environment.variables["OMP_NUM_THREADS"], "1");
         assert_eq!(environment.workdir.as_deref(), Some(Path::new("/data")));
         assert_eq!(environment.interpreter.as_deref(), Some("python3.12"));
@@ -138,7 +157,10 @@ mod tests {
     fn words_that_are_no_packages_are_refused() {
         for word in ["--index-url=x", "-r x", "./x.whl", "x @ https://h/x.whl", "x\\ny", "", "x|y"]
         {
-            assert!(parse(&format!("name: e\npython: [\"{word}\"]\n")).is_err(), "{word}");
+            assert!(
+                parse(&format!("name: e\nimage: r.example/a\npython: [\"{word}\"]\n")).is_err(),
+                "{word}"
+            );
         }
         let image = "image: dir:/r";
         for word in ["-o Dir=/", "libx-", "/tmp/x.deb", "a b", ""] {

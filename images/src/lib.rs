@@ -42,7 +42,10 @@ pub use convert::{
 pub use credentials::{CredentialError, CredentialFiles};
 pub use digest::{BlobFault, Digest, DigestError, Verified};
 pub use document::ManifestError;
-pub use environment::{Environment, EnvironmentName, EnvironmentNameError, LimitWishes};
+pub use environment::{
+    Environment, EnvironmentName, EnvironmentNameError, LimitWishes, Lock, Locked, LockedPackage,
+    PREFIX, Package, PackageStep, Packages,
+};
 pub use image::{FileSystem, Form, Image};
 pub use image_config::{History, read_documents, write_config};
 pub use import::{ImportError, Imported, import};

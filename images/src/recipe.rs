@@ -41,9 +41,9 @@ pub const PROXIES: [&str; 10] = [
 ];
 
 /// What Docker gives to commands where an image says nothing.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Where a script lies that a file holds: `/dev` of a step is in no layer.
-const SCRIPTS: &str = "/dev/pipes";
+pub(crate) const SCRIPTS: &str = "/dev/pipes";
 
 /// A build file that was read.
 pub trait Recipe {

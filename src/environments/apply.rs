@@ -4,11 +4,12 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use ric_images::{Environment, EnvironmentName, Reference};
+use ric_images::{Environment, EnvironmentName, PREFIX, Reference};
 use ric_policies::{Access, Policy};
 use ric_runtime::Actor;
 
 use super::find::{Found, find, folders};
+use super::packages::{Asked, Unbuilt, image_of};
 use crate::args::{MountPoint, SandboxArgs, Variable};
 use crate::failure::Failure;
 use crate::{progress, task};
@@ -23,9 +24,10 @@ const OWN_DIRECTORIES: [&str; 2] = ["/tmp", "/task"];
 pub(crate) fn apply(
     args: &mut SandboxArgs,
     policy: &Policy,
+    unbuilt: Unbuilt,
 ) -> Result<Option<Environment>, Failure> {
     let Some(name) = args.env.clone() else { return Ok(None) };
-    lay_named(args, &name, policy).map(Some)
+    lay_named(args, &name, policy, unbuilt).map(Some)
 }
 
 /// Lays the environment called `name` under the flags.
@@ -33,23 +35,36 @@ pub(crate) fn lay_named(
     args: &mut SandboxArgs,
     name: &EnvironmentName,
     policy: &Policy,
+    unbuilt: Unbuilt,
 ) -> Result<Environment, Failure> {
     let found = find(name, &folders(&args.env_path)?)?;
     tell_hidden(&found);
-    lay_under(args, found.environment, &found.file, policy)
+    lay_under(args, found.environment, &found.file, policy, unbuilt)
 }
 
-/// Lays the environment that `text` describes under the flags; `file` is where it stands.
+/// Lays the environment that `text` describes under the flags; `file` is where it stands. A lock is
+/// read beside it only where `opens_files`.
 pub(crate) fn lay_text(
     args: &mut SandboxArgs,
     file: &Path,
     text: &str,
     policy: &Policy,
+    opens_files: bool,
 ) -> Result<Environment, Failure> {
     let environment = Environment::parse(file, text).map_err(|mistake| {
         Failure::new(Actor::User, "cannot read the environment").because(&mistake)
     })?;
-    lay_under(args, environment, file, policy)
+    if environment.has_packages() && !(opens_files && file.is_absolute()) {
+        let name = &environment.name;
+        return Err(Failure::new(Actor::User, format!("cannot use the environment `{name}`"))
+            .cause("it has packages, and no file here that its lock could be beside")
+            .hint(format!(
+                "name one that lies in the search path of the daemon and that \
+                 `run-in-container environments build {name}` has built, or call with \
+                 `--no-daemon`"
+            )));
+    }
+    lay_under(args, environment, file, policy, Unbuilt::Refuse)
 }
 
 fn lay_under(
@@ -57,15 +72,20 @@ fn lay_under(
     mut environment: Environment,
     file: &Path,
     policy: &Policy,
+    unbuilt: Unbuilt,
 ) -> Result<Environment, Failure> {
-    if environment.has_packages() {
-        let name = &environment.name;
-        return Err(Failure::new(Actor::User, format!("cannot build the environment `{name}`"))
-            .cause("this version adds no packages to an image")
-            .hint("name an image that has them with `image:`"));
-    }
-    let folder = file.parent().unwrap_or(Path::new("/"));
-    args.image = task::absolute_in(environment.image.clone(), folder)?;
+    args.image = if environment.has_packages() {
+        let store = args.store.as_deref();
+        let asked = Asked { environment: &environment, file, policy, store };
+        let image = image_of(&asked, unbuilt)?;
+        if !environment.python.is_empty() {
+            environment.interpreter = Some(format!("{PREFIX}/bin/python3"));
+        }
+        image
+    } else {
+        let folder = file.parent().unwrap_or(Path::new("/"));
+        task::absolute_in(environment.image.clone(), folder)?
+    };
     let typed = std::mem::take(&mut args.variable);
     if let Some(prefix) = environment.prefix.clone() {
         show_prefix(args, &mut environment, &prefix, policy)?;

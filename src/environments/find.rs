@@ -110,7 +110,8 @@ pub(super) fn list_files(folders: &[Folder]) -> Result<Vec<Listed>, Failure> {
     Ok(listed)
 }
 
-fn read(file: &Path) -> Result<Environment, Failure> {
+/// The environment that a file says.
+pub(super) fn read(file: &Path) -> Result<Environment, Failure> {
     let bytes = task::read_file(file, ric_yaml::FILE_BYTES_MAX as u64, "an environment file")?;
     let text = String::from_utf8_lossy(&bytes);
     let parsed = match std::str::from_utf8(&bytes) {

@@ -3,7 +3,7 @@
 mod asked;
 pub(crate) mod changes;
 mod mounts;
-mod output;
+pub(crate) mod output;
 mod secrets;
 mod shown;
 
@@ -54,12 +54,8 @@ pub(crate) fn build(args: BuildArgs) -> Result<Answer, Failure> {
     session.make_store()?;
     clear_left_rooms(&session, &caller)?;
     let limits = session.build_limits();
-    let settings = places::machine_settings();
-    settings.notes.iter().for_each(|note| telling.note(note));
-    let session = &session;
-    let (images, signals) = (BTreeMap::new(), None);
-    let mut shop =
-        Shop { session, caller, telling, reference, context, images, secrets, settings, signals };
+    let shop = Shop::open(&session, caller, telling, reference, context);
+    let mut shop = Shop { secrets, ..shop };
     let terms = Terms { store: session.store(), limits: &limits, cache: !args.no_cache };
     let built = ric_images::build(recipe.as_ref(), terms, &mut shop);
     let reference = shop.reference.to_string();
@@ -76,7 +72,7 @@ pub(crate) fn build(args: BuildArgs) -> Result<Answer, Failure> {
 }
 
 /// What earlier builds left that were killed, and that only their user namespace may remove.
-fn clear_left_rooms(session: &Session, caller: &Caller) -> Result<(), Failure> {
+pub(crate) fn clear_left_rooms(session: &Session, caller: &Caller) -> Result<(), Failure> {
     let store = session.store();
     let left = store.left_rooms().map_err(|error| blame::store(store.root(), &error))?;
     if left.is_empty() {
@@ -93,7 +89,7 @@ fn clear_left_rooms(session: &Session, caller: &Caller) -> Result<(), Failure> {
 }
 
 /// What a failed build means to its user, and a shell where it failed.
-fn failed(
+pub(crate) fn failed(
     error: BuildError<Failure>,
     store: &Store,
     reference: &str,
@@ -162,7 +158,7 @@ fn keep_for_a_look(below: &Draft, store: &Store, reference: &str) -> Option<Stri
 }
 
 /// Does what a build needs done.
-struct Shop<'a> {
+pub(crate) struct Shop<'a> {
     session: &'a Session,
     caller: Caller,
     telling: Telling,
@@ -251,7 +247,22 @@ impl Workshop for Shop<'_> {
     }
 }
 
-impl Shop<'_> {
+impl<'a> Shop<'a> {
+    /// A shop in which an image called `reference` is made. What the machine says and cannot be had
+    /// is told.
+    pub(crate) fn open(
+        session: &'a Session,
+        caller: Caller,
+        telling: Telling,
+        reference: Reference,
+        context: CopySource,
+    ) -> Shop<'a> {
+        let settings = places::machine_settings();
+        settings.notes.iter().for_each(|note| telling.note(note));
+        let (images, secrets, signals) = (BTreeMap::new(), Secrets::default(), None);
+        Shop { session, caller, telling, reference, context, images, secrets, settings, signals }
+    }
+
     /// Runs a command; what it changes goes to `tar`, or nowhere.
     fn step(
         &mut self,

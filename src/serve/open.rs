@@ -20,7 +20,7 @@ use serde::Deserialize;
 
 use super::reopen::{Reopening, Unkept};
 use crate::args::{SandboxArgs, Variable};
-use crate::environments;
+use crate::environments::{self, Unbuilt};
 use crate::failure::Failure;
 use crate::session::{Decision, Session};
 use crate::task::{self, Descriptors};
@@ -211,6 +211,7 @@ fn asked(
     mut descriptors: Vec<OwnedFd>,
 ) -> Result<Asked, Failure> {
     let mut args = sandbox_args(&ask)?;
+    args.store = Some(session.store().root().to_owned());
     let mut preload = ask.preload.unwrap_or_default();
     let mut interpreter = ask.interpreter;
     let mut stock = ask.stock;
@@ -316,12 +317,12 @@ fn lay_under(
                 Failure::new(Actor::User, format!("cannot find the environment {name:?}"))
                     .because(&error)
             })?;
-            environments::lay_named(args, &name, session.policy())
+            environments::lay_named(args, &name, session.policy(), Unbuilt::Refuse)
         }
         EnvironmentAsk::Text { text, file_name } => {
             let usual = Path::new("environment.yaml");
             let path = file_name.as_deref().unwrap_or(usual);
-            let environment = environments::lay_text(args, path, text, session.policy())?;
+            let environment = environments::lay_text(args, path, text, session.policy(), own)?;
             if !own && environment.prefix.is_some() {
                 return Err(Failure::new(Actor::User, "cannot use `prefix:` of an environment")
                     .cause("a daemon that serves several users opens no files for them")

@@ -11,7 +11,7 @@ use libtest_mimic::Failed;
 use rustix::process::Signal;
 
 use crate::commands::{Command, Running};
-use crate::images::fill_root;
+use crate::images::fill_python_root;
 use crate::needs::{find_program, reason};
 use crate::person::Person;
 use crate::world::World;
@@ -32,14 +32,6 @@ pub(crate) struct DockerDaemon {
 
 /// The image that has what `host:` would have for tests: busybox and the machine's Python.
 pub(crate) const PYTHON_IMAGE: &str = "docker-daemon:python-of-this-machine:1";
-
-/// Copies the machine's Python, with the libraries that it and its modules need, below `$1`.
-const COPY_PYTHON: &str = "set -e; \
-    home=$(/usr/bin/python3 -c 'import sysconfig; print(sysconfig.get_path(\"stdlib\"))'); \
-    { ldd /usr/bin/python3 \"$home\"/lib-dynload/*.so || true; } 2>/dev/null | \
-        grep -o '/[^ ]*' | grep -v ':$' | sort -u | sed 's:^/::' >\"$1.files\"; \
-    tar -C / -chf - --exclude=__pycache__ --exclude=dist-packages --exclude=test \
-        --exclude='*.a' usr/bin/python3 \"${home#/}\" -T \"$1.files\" | tar -C \"$1\" -xf -";
 
 impl DockerDaemon {
     /// Starts one in `folder` and waits until it answers. It makes no network and no firewall rule.
@@ -109,12 +101,7 @@ impl DockerDaemon {
     pub(crate) fn python_image(&self, world: &World) -> Result<(), Failed> {
         let make = || -> Result<(), Failed> {
             let root = self.folder.join("python-root");
-            fill_root(&root)?;
-            let at = root.to_string_lossy().into_owned();
-            let copied = Command::new(&["sh", "-c", COPY_PYTHON, "sh", &at]).output()?;
-            if copied.code != Some(0) {
-                return Err(copied.told().into());
-            }
+            fill_python_root(&root)?;
             let name = PYTHON_IMAGE.trim_start_matches("docker-daemon:");
             self.import(&root, name, &[])?;
             for person in [Person::Root, Person::Rootless] {

@@ -14,6 +14,7 @@ mod daemon;
 mod docker;
 mod guest;
 mod images;
+mod index;
 mod judge;
 mod launch;
 mod leftovers;

@@ -38,6 +38,8 @@ pub(crate) enum Need {
     Overlay,
     /// `/usr/bin/python3` with ctypes, for the probe.
     Python3,
+    /// A wheel of pip for virtual environments, as Debian's python3-pip-whl has it.
+    Pip,
     /// A static busybox, for one-file images.
     Busybox,
     /// `mksquashfs`, for images that are one file.
@@ -72,6 +74,7 @@ pub(crate) const ALL: &[Need] = &[
     Need::CgroupV2,
     Need::Overlay,
     Need::Python3,
+    Need::Pip,
     Need::Busybox,
     Need::Mksquashfs,
     Need::Dockerd,
@@ -98,6 +101,7 @@ impl Need {
             Need::CgroupV2 => "cgroup_v2",
             Need::Overlay => "overlay",
             Need::Python3 => "python3",
+            Need::Pip => "pip",
             Need::Busybox => "busybox",
             Need::Mksquashfs => "mksquashfs",
             Need::Dockerd => "dockerd",
@@ -149,6 +153,9 @@ fn try_need(world: &World, need: Need) -> Result<(), String> {
         Need::Python3 => {
             ordinary(&["/usr/bin/python3", "-I", "-c", "import ctypes, sqlite3, json"])
         }
+        Need::Pip => crate::images::pip_wheel()
+            .map(|_| ())
+            .ok_or_else(|| "/usr/share/python-wheels has no wheel of pip".to_owned()),
         Need::Busybox => {
             let root = crate::images::busybox_root(world).map_err(|failed| reason(&failed))?;
             let root = root.to_string_lossy().into_owned();

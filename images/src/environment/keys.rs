@@ -8,14 +8,14 @@ use std::str::FromStr;
 use ric_yaml::{Cpus, Fresh, Memory, Pids, Placed, TextVisitor, Time, Unit};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Environment, LimitWishes};
+use super::{Environment, LimitWishes, Package};
 use crate::Reference;
 
 /// Letters of an environment's name, which becomes a file name and stands in messages.
 const NAME_LETTERS_MAX: usize = 64;
 
 /// Bytes of one package with its versions, of a path, of a module.
-const WORD_BYTES_MAX: usize = 512;
+pub(super) const WORD_BYTES_MAX: usize = 512;
 
 /// What is said where a key has nothing behind it is the reader's; `None` is a key left out.
 fn written<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
@@ -82,16 +82,20 @@ impl Keys {
         check_repetition(&self.conda, |package| package.0.clone())?;
         check_repetition(&self.apt, |package| package.0.clone())?;
         let on_host = self.image.as_ref().is_none_or(|image| image.value.0 == Reference::Host);
-        if on_host && let Some(place) = place(&self.apt) {
-            return Err((place.0, place.1, needs_an_image("apt")));
-        }
-        if on_host && let Some(place) = place(&self.conda) {
-            return Err((place.0, place.1, needs_an_image("conda")));
+        let lists = [
+            ("python", place(&self.python)),
+            ("apt", place(&self.apt)),
+            ("conda", place(&self.conda)),
+        ];
+        if on_host
+            && self.prefix.is_none()
+            && let Some((what, (line, column))) =
+                lists.iter().find_map(|(what, place)| Some((what, (*place)?)))
+        {
+            return Err((line, column, needs_an_image(what)));
         }
         if let Some(prefix) = &self.prefix
-            && [place(&self.python), place(&self.conda), place(&self.apt)]
-                .iter()
-                .any(Option::is_some)
+            && lists.iter().any(|(_, place)| place.is_some())
         {
             let message = "a prefix is used as it is, read-only, so that no packages can be added";
             return Err(found(prefix, message.to_owned()));
@@ -111,9 +115,9 @@ impl Keys {
             name: self.name.value,
             image: self.image.map_or(Reference::Host, |image| image.value.0),
             prefix: self.prefix.map(|prefix| prefix.value.0),
-            python: words(self.python, |package| package.0),
-            conda: words(self.conda, |package| package.0),
-            apt: words(self.apt, |package| package.0),
+            python: packages(self.python, |package| package.0),
+            conda: packages(self.conda, |package| package.0),
+            apt: packages(self.apt, |package| package.0),
             variables: self.variables.into_iter().map(|(name, text)| (name.0, text.0)).collect(),
             workdir: self.workdir.map(|directory| directory.0),
             interpreter: self.interpreter.map(|interpreter| interpreter.0),
@@ -125,8 +129,9 @@ impl Keys {
     }
 }
 
-fn words<T>(list: Option<Placed<Vec<Placed<T>>>>, text: fn(T) -> String) -> Vec<String> {
-    list.map_or_else(Vec::new, |list| list.value.into_iter().map(|one| text(one.value)).collect())
+fn packages<T>(list: Option<Placed<Vec<Placed<T>>>>, text: fn(T) -> String) -> Vec<Package> {
+    let package = |one: Placed<T>| Package { asked: text(one.value), line: one.line };
+    list.map_or_else(Vec::new, |list| list.value.into_iter().map(package).collect())
 }
 
 /// Where a list that is not empty begins.
@@ -303,7 +308,7 @@ fn python_package(text: &str) -> Result<String, String> {
 }
 
 /// The name of a requirement as indexes compare it (PEP 503).
-fn python_name(requirement: &str) -> String {
+pub(super) fn python_name(requirement: &str) -> String {
     let end = requirement.find(|c: char| !(c.is_ascii_alphanumeric() || "._-".contains(c)));
     let name = requirement[..end.unwrap_or(requirement.len())].to_ascii_lowercase();
     name.split(['.', '_', '-']).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-")

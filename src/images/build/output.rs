@@ -16,7 +16,7 @@ const TAIL_BYTES: usize = 4 << 10;
 
 /// How a build is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Telling {
+pub(crate) enum Telling {
     /// Lines for people, on standard error.
     Text,
     /// One JSON object a line, on standard output.
@@ -25,7 +25,7 @@ pub(super) enum Telling {
 
 impl Telling {
     /// Tells how the build gets on. What cannot be told does not stop a build.
-    pub(super) fn event(self, event: &Event<'_>) {
+    pub(crate) fn event(self, event: &Event<'_>) {
         match self {
             Telling::Text => {
                 let _ = io::stderr().lock().write_all(text(event).as_bytes());
@@ -35,7 +35,7 @@ impl Telling {
     }
 
     /// Says something that is worth knowing.
-    pub(super) fn note(self, note: &str) {
+    pub(crate) fn note(self, note: &str) {
         match self {
             Telling::Text => {
                 let _ = writeln!(io::stderr().lock(), "note: {}", printable(note));

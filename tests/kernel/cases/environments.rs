@@ -109,10 +109,10 @@ fn first_is_used(stage: &Stage) -> Result<(), Failed> {
     let list = [&["environments", "list", "--json"], &paths[..]].concat();
     let list = stage.cli(&list).variable("XDG_CONFIG_HOME", &xdg).output()?.expect_code(0)?.outcome;
     let wanted = json!([
-        {"name": "own", "file": format!("{config}/own.yaml"), "hidden_by": null},
-        {"name": "same", "file": format!("{first}/same.yaml"), "hidden_by": null},
+        {"name": "own", "file": format!("{config}/own.yaml"), "hidden_by": null, "built": null},
+        {"name": "same", "file": format!("{first}/same.yaml"), "hidden_by": null, "built": null},
         {"name": "same", "file": format!("{second}/same.yaml"),
-         "hidden_by": format!("{first}/same.yaml")},
+         "hidden_by": format!("{first}/same.yaml"), "built": null},
     ]);
     claim!(list == wanted, "{list}");
     let none =

@@ -19,6 +19,7 @@ mod images_kept;
 mod isolation;
 mod limits;
 mod mounted_images;
+mod packages;
 mod posture;
 mod refusals;
 mod registries;
@@ -44,6 +45,7 @@ pub(crate) fn all() -> Vec<Case> {
         calls::cases(),
         warm::cases(),
         environments::cases(),
+        packages::cases(),
         refusals::cases(),
         root_files::cases(),
         mounted_images::cases(),
