@@ -93,7 +93,9 @@ class Ours(Contender):
     def __init__(self, name, program, fresh, workers=1):
         super().__init__(name)
         socket = os.path.join(self.folder.name, "run", "daemon.sock")
-        self.process = begin(self.folder.name, [program, "serve", "--socket", socket], socket)
+        self.process = begin(self.folder.name, [
+            program, "serve", "--socket", socket, "--state", os.path.join(self.folder.name, "tasks"),
+        ], socket)
         self.socket = socket
         self.executor = Executor(
             socket=socket, max_workers=workers, fresh=fresh,

@@ -47,7 +47,8 @@ class Stocked(Contender):
         super().__init__(f"{count} containers")
         self.program = program
         self.socket = os.path.join(self.folder.name, "run", "daemon.sock")
-        command = [program, "serve", "--socket", self.socket]
+        state = os.path.join(self.folder.name, "tasks")
+        command = [program, "serve", "--socket", self.socket, "--state", state]
         self.process = begin(self.folder.name, command, self.socket)
         self.executor = Executor(
             socket=self.socket, max_workers=count, stock=count, fresh="nothing",

@@ -21,8 +21,8 @@ install() {
 }
 case $verb in
 resolve)
-    # Packages that are to be fetched, and nothing else that apt says.
-    install -q --print-uris "$@" >"$report.all"
+    # Packages that are to be fetched, and nothing else that apt says. Unasked it tells MD5 sums.
+    install -q -o Acquire::ForceHash=SHA256 --print-uris "$@" >"$report.all"
     grep "^'" "$report.all" >"$report" || :
     rm "$report.all"
     ;;
