@@ -23,6 +23,8 @@ use crate::{
 
 /// Bytes read at once: many small frames of a busy client.
 const READ_BYTES: usize = 128 << 10;
+/// The same for a stream that has never had that much at once, of which there may be thousands.
+const READ_BYTES_MIN: usize = 8 << 10;
 /// Descriptors that may wait for the frame that they belong to: those of one OPEN.
 const DESCRIPTORS_MAX: usize = 64;
 /// Frames up to this size are put together in one piece of the queue.
@@ -111,6 +113,8 @@ pub struct Reader {
     buffer: Vec<u8>,
     at: usize,
     end: usize,
+    /// Whether there was once more to read than a small buffer holds.
+    is_large: bool,
     descriptors: VecDeque<OwnedFd>,
     head: Option<Head>,
     body: Option<Body>,
@@ -143,8 +147,9 @@ impl Reader {
         self.buffer.copy_within(self.at..self.end, 0);
         (self.at, self.end) = (0, self.end - self.at);
         // A frame that goes into no memory file is below the sum of two bounds.
-        if self.end + READ_BYTES > self.buffer.len() {
-            self.buffer.resize(self.end + 2 * READ_BYTES, 0);
+        let room = if self.is_large { READ_BYTES } else { READ_BYTES_MIN };
+        if self.end + room > self.buffer.len() {
+            self.buffer.resize(self.end + 2 * room, 0);
         }
         match receive(stream, &mut self.buffer[self.end..], &mut self.descriptors) {
             Ok(0) => Err(WireError::Ended),
@@ -153,6 +158,7 @@ impl Reader {
             }
             Ok(bytes) => {
                 self.end += bytes;
+                self.is_large |= self.end == self.buffer.len();
                 Ok(true)
             }
             Err(Errno::AGAIN | Errno::INTR) => Ok(false),
