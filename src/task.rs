@@ -150,7 +150,9 @@ fn hold_secret(secret: Secret, descriptors: &mut Descriptors) -> Result<SecretAs
     let Secret { name, source } = secret;
     let fault = || Failure::new(Actor::User, format!("cannot read the secret {name}"));
     let content = match &source {
-        Some(path) => read_whole(path).map_err(|error| fault().because(&error))?,
+        Some(path) => {
+            read_at_most(path, SECRET_BYTES_MAX + 1).map_err(|error| fault().because(&error))?
+        }
         None => places::secret_variable(&name).map(OsString::into_vec).ok_or_else(|| {
             fault()
                 .cause(format!("you have no variable {name}"))
@@ -162,11 +164,7 @@ fn hold_secret(secret: Secret, descriptors: &mut Descriptors) -> Result<SecretAs
             .cause(format!("it has more than {SECRET_BYTES_MAX} bytes"))
             .hint("`--input PATH` and `--mount SRC:DST` hand larger files over"));
     }
-    let sealed = ric_runtime::memory_file().and_then(|mut memory| {
-        io::Write::write_all(&mut memory, &content)?;
-        ric_runtime::seal_memory(memory)
-    });
-    let sealed = sealed.map_err(|error| {
+    let sealed = ric_runtime::seal(&content).map_err(|error| {
         Failure::new(Actor::Host, format!("cannot hold the secret {name}")).because(&error)
     })?;
     let descriptor = descriptors.len();
@@ -174,11 +172,11 @@ fn hold_secret(secret: Secret, descriptors: &mut Descriptors) -> Result<SecretAs
     Ok(SecretAsk { name, descriptor })
 }
 
-/// What is behind `path`, a pipe too, but not more than a secret may have and one byte.
-fn read_whole(path: &Path) -> io::Result<Vec<u8>> {
+/// The first bytes of what is behind `path`, which may be a pipe.
+pub(crate) fn read_at_most(path: &Path, bytes: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     File::from(open(path, OFlags::RDONLY | OFlags::NOCTTY)?)
-        .take(SECRET_BYTES_MAX + 1)
+        .take(bytes)
         .read_to_end(&mut content)?;
     Ok(content)
 }

@@ -27,7 +27,7 @@ pub use assembler::{Assembler, ERROR_BYTES_MAX, Received, Wanted};
 pub use ending::{Answer, ExchangeError, Side};
 pub use letters::{Declined, Interpreter, Raised, Reason};
 pub(crate) use sealed::read_sealed;
-pub use sealed::{copy_sealed, digest_of_sealed, memory_file, seal_memory};
+pub use sealed::{copy_sealed, digest_of_sealed, memory_file, seal, seal_memory};
 
 use crate::frame::{Kind, NO_TASK, Part, Party, Sha256Digest, TaskId, hex};
 use crate::{Arguments, Bounds, Call, PayloadDigests};

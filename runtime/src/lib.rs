@@ -41,7 +41,7 @@ pub use doctor::{Finding, doctor};
 pub use exchange::{
     Answer, Assembler, Declined, ERROR_BYTES_MAX, Exchange, ExchangeError, Interpreter, Raised,
     Reason, Received, Side, WORKER, WORKER_FD, WORKER_FLAGS, WORKER_RARE, WORKER_WARM, Wanted,
-    copy_sealed, digest_of_sealed, memory_file, seal_memory,
+    copy_sealed, digest_of_sealed, memory_file, seal, seal_memory,
 };
 pub use frame::{
     Carriage, DESCRIPTOR_BYTES_MIN, FrameError, HEADER_BYTES, Header, Kind, MAGIC,

@@ -8,7 +8,8 @@ use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 use crate::commands::{Answer, Running};
-use crate::launch::{Cli, Ran, Stage};
+use crate::launch::{Cli, Ran, Stage, claim};
+use crate::leftovers::nothing_left;
 
 /// How long a daemon may take to end once it was told to.
 const END_MAX: Duration = Duration::from_secs(60);
@@ -41,7 +42,33 @@ pub(crate) fn serve<'a>(stage: &'a Stage, command: Cli<'a>) -> Result<Daemon<'a>
     Ok(Daemon { stage, running, socket: place(stage) })
 }
 
+/// One that nothing is asked of.
+pub(crate) fn start(stage: &Stage) -> Result<Daemon<'_>, Failed> {
+    serve(stage, command(stage, &[]))
+}
+
+/// Ends it, and looks whether anything is left.
+pub(crate) fn end(stage: &Stage, daemon: Daemon<'_>) -> Result<(), Failed> {
+    let answer = daemon.end()?;
+    claim!(answer.code == Some(0), "the daemon ended so: {}", answer.told());
+    nothing_left(stage)
+}
+
+/// The name of the container that a task ran in.
+pub(crate) fn container(ran: &Ran) -> String {
+    ran.outcome["container"]["id"].as_str().unwrap_or_default().to_owned()
+}
+
 impl Daemon<'_> {
+    /// Lets everyone reach its socket.
+    pub(crate) fn open_to_all(&self) -> Result<(), Failed> {
+        use std::os::unix::fs::PermissionsExt;
+        for folder in [self.stage.home.clone(), self.stage.home.join("run")] {
+            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(())
+    }
+
     /// The same functions as all calls of a test, in this daemon.
     pub(crate) fn call(
         &self,

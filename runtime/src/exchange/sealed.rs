@@ -14,7 +14,10 @@ use crate::Sha256Digest;
 const SEALS_NEEDED: SealFlags = SealFlags::WRITE.union(SealFlags::SHRINK).union(SealFlags::GROW);
 
 /// Makes a sealed memfd that holds `payload`.
-pub(super) fn seal(payload: &[u8]) -> io::Result<OwnedFd> {
+///
+/// # Errors
+/// As [`memory_file`].
+pub fn seal(payload: &[u8]) -> io::Result<OwnedFd> {
     let mut memory = memory_file()?;
     memory.write_all(payload)?;
     seal_memory(memory)

@@ -4,7 +4,7 @@
 //! memory that this user alone can read, with a name only until the sandbox has it.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::args::{BuildSecret, BuildSecretSource};
 use crate::failure::Failure;
-use crate::places;
+use crate::{places, task};
 
 /// Bytes of a secret, as with BuildKit: a secret is a password or a key.
 const SECRET_BYTES_MAX: u64 = 500 << 10;
@@ -39,7 +39,7 @@ impl Secrets {
                     value
                         .ok_or_else(|| failed().cause(format!("the variable {name} is not set")))?
                 }
-                BuildSecretSource::File(path) => read(path)
+                BuildSecretSource::File(path) => task::read_at_most(path, SECRET_BYTES_MAX + 1)
                     .map_err(|error| failed().cause(path.display().to_string()).because(&error))?,
             };
             if value.len() as u64 > SECRET_BYTES_MAX {
@@ -56,12 +56,6 @@ impl Secrets {
     pub(super) fn get(&self, id: &str) -> Option<&[u8]> {
         self.0.iter().find(|(known, _)| known == id).map(|(_, value)| value.as_slice())
     }
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// A secret as a file in memory. Dropping it takes its name away.

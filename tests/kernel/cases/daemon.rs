@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::case::Case;
-use crate::daemon::{Daemon, command, serve};
+use crate::daemon::{command, container, end, serve, start};
 use crate::launch::{Cgroup, Ran, Stage, claim};
 use crate::leftovers::nothing_left;
 use crate::needs::Need;
@@ -59,21 +59,6 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 const WARM: [&str; 3] = ["--json", "--fresh", "nothing"];
-
-fn start(stage: &Stage) -> Result<Daemon<'_>, Failed> {
-    serve(stage, command(stage, &[]))
-}
-
-/// Ends it, and looks whether anything is left.
-fn end(stage: &Stage, daemon: Daemon<'_>) -> Result<(), Failed> {
-    let answer = daemon.end()?;
-    claim!(answer.code == Some(0), "{}", answer.told());
-    nothing_left(stage)
-}
-
-fn container(ran: &Ran) -> String {
-    ran.outcome["container"]["id"].as_str().unwrap_or_default().to_owned()
-}
 
 /// What does not depend on when and where.
 fn essence(ran: &Ran) -> Value {
@@ -297,9 +282,7 @@ fn serves_nobody_else(stage: &Stage) -> Result<(), Failed> {
 fn serves_each_apart(stage: &Stage) -> Result<(), Failed> {
     let daemon = start(stage)?;
     // Others have to reach the socket.
-    for folder in [stage.home.clone(), stage.home.join("run")] {
-        open_to_all(&folder)?;
-    }
+    daemon.open_to_all()?;
     let (mut containers, mut stages) = (Vec::new(), Vec::new());
     for person in [Person::Rootless, Person::Unmapped] {
         let theirs = Stage::new(&stage.world, person, Cgroup::Plain)?;
@@ -320,11 +303,6 @@ fn serves_each_apart(stage: &Stage) -> Result<(), Failed> {
     claim!(all["containers"].as_array().map_or(0, Vec::len) >= 2, "root sees {all}");
     end(stage, daemon)?;
     stages.iter().try_for_each(nothing_left)
-}
-
-fn open_to_all(folder: &std::path::Path) -> Result<(), Failed> {
-    use std::os::unix::fs::PermissionsExt;
-    Ok(std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))?)
 }
 
 /// So that the limits of a scheduler's job hold for what it asks of a daemon outside the job.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::case::Case;
 use crate::commands::Command;
-use crate::daemon::{Daemon, command, serve, submit_command};
+use crate::daemon::{Daemon, command, end, serve, start, submit_command};
 use crate::launch::{Cgroup, Ran, Stage, claim};
 use crate::leftovers::nothing_left;
 use crate::needs::Need;
@@ -47,16 +47,6 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("submitted_example_gives_what_it_promises", example),
     ];
     all.into_iter().map(|case| case.needs(&[Need::Python3])).collect()
-}
-
-fn start(stage: &Stage) -> Result<Daemon<'_>, Failed> {
-    serve(stage, command(stage, &[]))
-}
-
-fn end(stage: &Stage, daemon: Daemon<'_>) -> Result<(), Failed> {
-    let answer = daemon.end()?;
-    claim!(answer.code == Some(0), "{}", answer.told());
-    nothing_left(stage)
 }
 
 /// As if the power had failed; what is left of its containers ends by itself.
@@ -274,14 +264,20 @@ fn outlive_a_good_end(stage: &Stage) -> Result<(), Failed> {
     end(stage, daemon)
 }
 
-fn torn_tail(stage: &Stage) -> Result<(), Failed> {
+/// A daemon was killed that keeps a result: its id, the journal, and what is in that.
+fn killed_with_a_result(stage: &Stage) -> Result<(String, PathBuf, Vec<u8>), Failed> {
     let daemon = start(stage)?;
     let id = submit(&daemon, stage, &[], "greet", &["--arg", "world"])?;
     result(&daemon, stage, &id, &["--keep"])?.expect_status("ok")?;
     kill(stage, daemon)?;
-    // Half of a record that somebody was about to write.
     let journal = stage.home.join("tasks/journal");
     let content = fs::read(&journal)?;
+    Ok((id, journal, content))
+}
+
+fn torn_tail(stage: &Stage) -> Result<(), Failed> {
+    let (id, journal, content) = killed_with_a_result(stage)?;
+    // Half of a record that somebody was about to write.
     File::options().append(true).open(&journal)?.write_all(&content[16..40])?;
     let daemon = start(stage)?;
     result(&daemon, stage, &id, &[])?.expect_status("ok")?;
@@ -292,12 +288,7 @@ fn torn_tail(stage: &Stage) -> Result<(), Failed> {
 
 /// Damage before the end is no torn tail: nothing is run, and nothing cut.
 fn damaged_journal(stage: &Stage) -> Result<(), Failed> {
-    let daemon = start(stage)?;
-    let id = submit(&daemon, stage, &[], "greet", &["--arg", "world"])?;
-    result(&daemon, stage, &id, &["--keep"])?.expect_status("ok")?;
-    kill(stage, daemon)?;
-    let journal = stage.home.join("tasks/journal");
-    let content = fs::read(&journal)?;
+    let (id, journal, content) = killed_with_a_result(stage)?;
     let mut damaged = content.clone();
     damaged[40] ^= 1;
     fs::write(&journal, &damaged)?;
@@ -371,9 +362,7 @@ fn kill_with_mount(daemon: Daemon<'_>) -> Result<(), Failed> {
 
 fn not_found_by_others(stage: &Stage) -> Result<(), Failed> {
     let daemon = start(stage)?;
-    for folder in [stage.home.clone(), stage.home.join("run")] {
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
-    }
+    daemon.open_to_all()?;
     let own = Stage::new(&stage.world, Person::Rootless, Cgroup::Plain)?;
     let other = Stage::new(&stage.world, Person::Unmapped, Cgroup::Plain)?;
     let id = submit(&daemon, &own, &[], "who", &[])?;

@@ -4,8 +4,8 @@ use libtest_mimic::Failed;
 use serde_json::Value;
 
 use crate::case::Case;
-use crate::daemon::{Daemon, command, serve};
-use crate::launch::{Cgroup, Ran, Stage, claim};
+use crate::daemon::{command, container, end, serve, start};
+use crate::launch::{Cgroup, Stage, claim};
 use crate::leftovers::nothing_left;
 use crate::needs::Need;
 use crate::person::Person;
@@ -28,27 +28,6 @@ pub(crate) fn cases() -> Vec<Case> {
 
 const WARM: [&str; 3] = ["--json", "--fresh", "nothing"];
 
-fn start(stage: &Stage) -> Result<Daemon<'_>, Failed> {
-    serve(stage, command(stage, &[]))
-}
-
-fn end(stage: &Stage, daemon: Daemon<'_>) -> Result<(), Failed> {
-    let answer = daemon.end()?;
-    claim!(answer.code == Some(0), "the daemon ended so: {}", answer.told());
-    nothing_left(stage)
-}
-
-/// A verb about this daemon, as `who` runs it.
-fn ask(who: &Stage, daemon: &Daemon<'_>, verb: &[&str]) -> Result<Ran, Failed> {
-    let socket = daemon.socket.to_string_lossy();
-    let words: Vec<&str> = verb.iter().copied().chain(["--socket", &socket]).collect();
-    who.cli(&words).output()
-}
-
-fn container(ran: &Ran) -> String {
-    ran.outcome["container"]["id"].as_str().unwrap_or_default().to_owned()
-}
-
 fn explains(stage: &Stage) -> Result<(), Failed> {
     let daemon = start(stage)?;
     for _ in 0..3 {
@@ -56,7 +35,7 @@ fn explains(stage: &Stage) -> Result<(), Failed> {
     }
     let other = [&WARM[..], &["--variable", "A=1"]].concat();
     daemon.call(&other, "number", &[])?.expect_code(0)?;
-    let told = ask(stage, &daemon, &["ps", "--explain"])?.expect_code(0)?.answer.stdout;
+    let told = daemon.verb(stage, "ps", &["--explain"]).output()?.expect_code(0)?.answer.stdout;
     claim!(told.contains("2 tasks found a container that earlier tasks had left warm"), "{told}");
     claim!(told.contains("1 task waited for a container that was being started"), "{told}");
     claim!(told.contains("which differs in: variables"), "{told}");
@@ -68,12 +47,13 @@ fn shows_logs(stage: &Stage) -> Result<(), Failed> {
     let ran = daemon.call(&["--json"], "greet", &["--arg", "you"])?.expect_code(0)?;
     let id = container(&ran);
     // Each task gets a new container: this one's has ended.
-    let logs = ask(stage, &daemon, &["logs", &id])?.expect_code(0)?.answer.stdout;
+    let logs = daemon.verb(stage, "logs", &[&id]).output()?.expect_code(0)?.answer.stdout;
     claim!(logs.contains("said\n") && logs.contains("erred\n"), "{logs:?}");
-    let missing = ask(stage, &daemon, &["logs", "nonesuch"])?.expect_code(125)?.answer.stderr;
+    let missing =
+        daemon.verb(stage, "logs", &["nonesuch"]).output()?.expect_code(125)?.answer.stderr;
     claim!(missing.contains("there is no container \"nonesuch\""), "{missing}");
     let flood = daemon.call(&WARM, "flood", &["--arg", "20"])?.expect_code(0)?;
-    let logs = ask(stage, &daemon, &["logs", &container(&flood)])?.expect_code(0)?.answer;
+    let logs = daemon.verb(stage, "logs", &[&container(&flood)]).output()?.expect_code(0)?.answer;
     claim!(logs.stdout_bytes == 16 << 10, "{} bytes are kept", logs.stdout_bytes);
     end(stage, daemon)
 }
@@ -81,12 +61,12 @@ fn shows_logs(stage: &Stage) -> Result<(), Failed> {
 fn follows_logs(stage: &Stage) -> Result<(), Failed> {
     let daemon = start(stage)?;
     let ran = daemon.call(&WARM, "greet", &["--arg", "you"])?.expect_code(0)?;
-    let (id, socket) = (container(&ran), daemon.socket.to_string_lossy().into_owned());
-    let mut follower = stage.cli(&["logs", "--follow", &id, "--socket", &socket]).start()?;
+    let id = container(&ran);
+    let mut follower = daemon.verb(stage, "logs", &["--follow", &id]).start()?;
     follower.wait_for_output("said")?;
     daemon.call(&WARM, "greet", &["--arg", "again"])?.expect_code(0)?;
     follower.wait_for_output("said\nerred\nsaid")?;
-    ask(stage, &daemon, &["stop", &id])?.expect_code(0)?;
+    daemon.verb(stage, "stop", &[&id]).output()?.expect_code(0)?;
     let answer = follower.wait()?;
     claim!(answer.code == Some(0), "{}", answer.told());
     claim!(answer.stdout == "said\nerred\n".repeat(2), "{:?}", answer.stdout);
@@ -94,21 +74,19 @@ fn follows_logs(stage: &Stage) -> Result<(), Failed> {
 }
 
 fn hides_from_others(stage: &Stage) -> Result<(), Failed> {
-    use std::os::unix::fs::PermissionsExt;
     let daemon = start(stage)?;
-    for folder in [stage.home.clone(), stage.home.join("run")] {
-        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755))?;
-    }
+    daemon.open_to_all()?;
     let id = container(&daemon.call(&WARM, "greet", &["--arg", "you"])?.expect_code(0)?);
     let other = Stage::new(&stage.world, Person::Rootless, Cgroup::Plain)?;
-    let logs = ask(&other, &daemon, &["logs", &id])?.expect_code(125)?.answer.stderr;
+    let logs = daemon.verb(&other, "logs", &[&id]).output()?.expect_code(125)?.answer.stderr;
     claim!(logs.contains("there is no container"), "{logs}");
-    let metrics = ask(&other, &daemon, &["metrics"])?.expect_code(122)?.answer.stderr;
+    let metrics = daemon.verb(&other, "metrics", &[]).output()?.expect_code(122)?.answer.stderr;
     claim!(metrics.contains("they are for root and its owner"), "{metrics}");
-    let explained = ask(&other, &daemon, &["ps", "--explain"])?.expect_code(0)?.answer.stdout;
+    let explained =
+        daemon.verb(&other, "ps", &["--explain"]).output()?.expect_code(0)?.answer.stdout;
     claim!(explained.is_empty(), "{explained}");
     // The control: who may see it, does.
-    ask(stage, &daemon, &["logs", &id])?.expect_code(0)?;
+    daemon.verb(stage, "logs", &[&id]).output()?.expect_code(0)?;
     end(stage, daemon)?;
     nothing_left(&other)
 }
@@ -118,7 +96,7 @@ fn tells_metrics(stage: &Stage) -> Result<(), Failed> {
     daemon.call(&WARM, "number", &[])?.expect_code(0)?;
     daemon.call(&WARM, "number", &[])?.expect_code(0)?;
     daemon.call(&WARM, "raises", &[])?;
-    let text = ask(stage, &daemon, &["metrics"])?.expect_code(0)?.answer.stdout;
+    let text = daemon.verb(stage, "metrics", &[]).output()?.expect_code(0)?.answer.stdout;
     for line in [
         "run_in_container_tasks_total{status=\"ok\"} 2",
         "run_in_container_tasks_total{status=\"failed\"} 1",
@@ -146,7 +124,7 @@ fn tells_metrics(stage: &Stage) -> Result<(), Failed> {
 fn shows_top(stage: &Stage) -> Result<(), Failed> {
     let daemon = start(stage)?;
     let id = container(&daemon.call(&WARM, "number", &[])?.expect_code(0)?);
-    let text = ask(stage, &daemon, &["top"])?.expect_code(0)?.answer.stdout;
+    let text = daemon.verb(stage, "top", &[]).output()?.expect_code(0)?.answer.stdout;
     claim!(text.starts_with("1 containers, 0 of them working; 0 tasks wait\n"), "{text}");
     claim!(text.lines().any(|line| line.starts_with(&id) && line.contains("idle")), "{text}");
     end(stage, daemon)
