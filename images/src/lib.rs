@@ -50,8 +50,8 @@ pub use image::{FileSystem, Form, Image};
 pub use image_config::{History, read_documents, write_config};
 pub use import::{ImportError, Imported, import};
 pub use layer::{
-    Contents, LayerError, LayerTar, Limits, Pack, Packed, Refused, pack_tree,
-    remove as remove_tree, unpack_layer,
+    Contents, LayerError, LayerTar, Limits, Owned, Pack, Packed, Refused, copy_owned, give_away,
+    pack_tree, remove as remove_tree, unpack_layer,
 };
 pub use manifest::{Config, Identity, LayerDescriptor, Manifest, MediaType};
 pub use pull::{PullError, ensure};

@@ -149,6 +149,9 @@ pub struct Run {
     pub workdir: String,
     /// Whom it runs as, as in `User` of an image; root if none.
     pub user: Option<String>,
+    /// Supplementary groups, once the image says which.
+    #[serde(skip)]
+    pub groups: Vec<u32>,
     /// What it sees besides the image.
     pub mounts: Vec<Mount>,
     /// What it may talk to.

@@ -389,6 +389,7 @@ fn privileges_are_left_out() {
                                 ),
                                 ("SCHILY.xattr.trusted.overlay.opaque", b"y"),
                                 ("SCHILY.xattr.user.overlay.opaque", b"y"),
+                                ("SCHILY.xattr.user.run-in-container.forged", b"0:0"),
                                 ("SCHILY.xattr.system.posix_acl_access", b"?"),
                                 ("SCHILY.xattr.user.kept", b"a\nb"),
                             ],

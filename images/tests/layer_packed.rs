@@ -219,6 +219,13 @@ fn owners_are_kept_where_they_can_be() {
             let ours = (layer_twice::ORDINARY_UID, layer_twice::ORDINARY_UID);
             let expected = if layer_twice::is_root() { (uid, gid) } else { ours };
             assert_eq!((meta.uid(), meta.gid()), expected, "{name}");
+            // What cannot be given away is noted, where attributes can be.
+            let mut value = [0; 32];
+            let path = root.join(name);
+            let noted = rustix::fs::lgetxattr(path, "user.run-in-container.owner", &mut value[..]);
+            let is_noted = name.starts_with('d') && !layer_twice::is_root();
+            let expected = is_noted.then(|| format!("{uid}:{gid}").into_bytes());
+            assert_eq!(noted.ok().map(|length| value[..length].to_vec()), expected, "{name}");
         }
         listing(&root)
     });

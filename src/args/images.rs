@@ -136,9 +136,9 @@ pub(crate) struct ChangesArgs {
     #[arg(long)]
     pub pack: bool,
 
-    /// Give it to these ids, `UID:GID` inside, instead of removing.
+    /// Give what standard input lists to its owners instead of removing.
     #[arg(long)]
-    pub own: Option<String>,
+    pub own: bool,
 
     /// Path that goes into no layer.
     #[arg(long)]

@@ -4,6 +4,7 @@ mod asked;
 pub(crate) mod changes;
 mod mounts;
 pub(crate) mod output;
+mod owned;
 mod secrets;
 mod shown;
 
@@ -19,14 +20,15 @@ use ric_images::{
     Terms, Workshop,
 };
 use ric_runtime::{
-    Actor, BuildStep, Caller, Container, IdMap, Outcome, Plan, Signals, Status, StepSettings,
-    Stream, Streams, Task, UserNamespace, WorkAsk,
+    Actor, BuildStep, Caller, Container, IdMap, Identities, Outcome, Plan, Signals, Status,
+    StepSettings, Stream, Streams, Task, UserNamespace, WorkAsk,
 };
 use serde_json::json;
 
 use self::asked::Asked;
 use self::mounts::Mounted;
 use self::output::{Output, Telling};
+use self::owned::OwnedTrees;
 use self::secrets::Secrets;
 use self::shown::{Shown, ShownFiles};
 use crate::args::BuildArgs;
@@ -172,6 +174,8 @@ pub(crate) struct Shop<'a> {
     secrets: Secrets,
     /// How this machine reaches packages.
     settings: MachineSettings,
+    /// From the first step of an ordinary user's on, whom files belong to.
+    owned: Option<OwnedTrees<'a>>,
     /// From the first step on, signals are the steps'.
     signals: Option<(signals::Wakeup, signals::Queue)>,
 }
@@ -259,8 +263,20 @@ impl<'a> Shop<'a> {
     ) -> Shop<'a> {
         let settings = places::machine_settings();
         settings.notes.iter().for_each(|note| telling.note(note));
-        let (images, secrets, signals) = (BTreeMap::new(), Secrets::default(), None);
-        Shop { session, caller, telling, reference, context, images, secrets, settings, signals }
+        let (images, secrets) = (BTreeMap::new(), Secrets::default());
+        let (owned, signals) = (None, None);
+        Shop {
+            session,
+            caller,
+            telling,
+            reference,
+            context,
+            images,
+            secrets,
+            settings,
+            owned,
+            signals,
+        }
     }
 
     /// Runs a command; what it changes goes to `tar`, or nowhere.
@@ -292,9 +308,9 @@ impl<'a> Shop<'a> {
         };
         let map = plan.sandbox.identities.user_namespace.as_ref();
         mounted.set_owners(map, namespace.as_ref())?;
-        let container =
-            Container::start_build(&room, &plan.sandbox, &below.image, store, &descriptors)
-                .map_err(|error| blame::start("the build step", &error));
+        let image = self.with_owners(&below.image, &plan.sandbox.identities)?;
+        let container = Container::start_build(&room, &plan.sandbox, &image, store, &descriptors)
+            .map_err(|error| blame::start("the build step", &error));
         mounted.forget_names();
         let done = container.and_then(|container| {
             self.finish(container, &plan, &room, namespace.as_ref(), run, tar)
@@ -304,6 +320,20 @@ impl<'a> Shop<'a> {
         removed.map_err(|error| {
             Failure::new(Actor::Host, "cannot remove what the step changed").because(&error)
         })
+    }
+
+    /// `image` as whom it belongs to: root's is as it is, and so is one without others.
+    fn with_owners(&mut self, image: &Image, identities: &Identities) -> Result<Image, Failure> {
+        if self.caller.uid == 0 || is_alone(identities.user_namespace.as_ref()) {
+            return Ok(image.clone());
+        }
+        if self.owned.is_none() {
+            self.owned = OwnedTrees::new(self.session.store(), identities)?;
+        }
+        match &mut self.owned {
+            Some(owned) => owned.above(image, identities),
+            None => Ok(image.clone()),
+        }
     }
 
     /// Where files are copied from; `None` for the directory that is built from.
@@ -355,17 +385,17 @@ impl<'a> Shop<'a> {
             Network::Granted => None,
             Network::Loopback => Some(ric_policies::Network::Loopback),
         };
-        let (user, base) = (run.user.clone(), below.base.map(str::to_owned));
+        let (user, groups) = (run.user.clone(), run.groups.clone());
+        let base = below.base.map(str::to_owned);
         let mounts = std::mem::take(&mut mounted.mounts);
         let read_only = std::mem::take(&mut mounted.read_only);
-        let step = BuildStep { user, base, files, mounts, read_only, settings };
+        let step = BuildStep { user, groups, base, files, mounts, read_only, settings };
         self.session.plan_step(&task, &step, &manifest)
     }
 
     /// Says once what a step without subordinate ids will not be able to do.
     fn note_single_id(&mut self, map: Option<&IdMap>) {
-        let is_alone = map.is_some_and(|map| map.uids.iter().all(|(_, _, count)| *count == 1));
-        if is_alone && self.signals.is_none() {
+        if is_alone(map) && self.signals.is_none() {
             self.telling.note(
                 "you have no subordinate ids, so steps have no user but root, and package managers \
                  that change to another fail; `run-in-container doctor` tells how to get some",
@@ -416,6 +446,11 @@ impl<'a> Shop<'a> {
         let said = output.end();
         Ok((outcome?, said))
     }
+}
+
+/// Whether a step has one id, and no others to be.
+fn is_alone(map: Option<&IdMap>) -> bool {
+    map.is_some_and(|map| map.uids.iter().all(|(_, _, count)| *count == 1))
 }
 
 fn not_copied(error: &CopyError) -> Failure {

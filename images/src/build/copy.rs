@@ -108,8 +108,8 @@ struct Copier<'a> {
     excluded: LeftOut,
     writer: Writer<'a>,
     owner: Option<(u32, u32)>,
-    /// Directories that are left out, unless something in them is not.
-    waiting: Vec<(Vec<u8>, Stat)>,
+    /// Directories that are left out, unless something in them is not: where from, and where to.
+    waiting: Vec<(Vec<u8>, Vec<u8>, Stat)>,
     /// Links that were followed to what is being copied.
     links: usize,
 }
@@ -227,7 +227,7 @@ impl Copier<'_> {
         }
         refuse_removal(path, to)?;
         if is_directory {
-            self.waiting.push((to.to_vec(), stat));
+            self.waiting.push((path.to_vec(), to.to_vec(), stat));
             if !is_left_out {
                 self.write_waiting(from)?;
             }
@@ -241,7 +241,7 @@ impl Copier<'_> {
         if is(&stat, FileType::Symlink) {
             let target = from.tree.link(path).map_err(at(path))?.unwrap_or_default();
             self.allow(from, to, false)?;
-            let head = self.head(from, to, &stat, EntryType::Symlink);
+            let head = self.head(from, (path, to), &stat, EntryType::Symlink)?;
             let head = Head { mode: 0o777, target: &target, ..head };
             return self.writer.tar.entry(&head).map_err(at(path));
         }
@@ -249,7 +249,8 @@ impl Copier<'_> {
             self.allow(from, to, false)?;
             let (file, stat) = from.tree.file(path).map_err(at(path))?;
             let bytes = u64::try_from(stat.st_size).unwrap_or(0);
-            let head = Head { bytes, ..self.head(from, to, &stat, EntryType::Regular) };
+            let head = self.head(from, (path, to), &stat, EntryType::Regular)?;
+            let head = Head { bytes, ..head };
             return self.writer.tar.file(&head, file).map_err(at(path));
         }
         Ok(())
@@ -276,14 +277,17 @@ impl Copier<'_> {
     /// Writes the directories that what comes next is in.
     fn write_waiting(&mut self, from: &CopySource) -> Result<(), CopyError> {
         for number in 0..self.waiting.len() {
-            let (to, stat) = self.waiting[number].clone();
+            let (path, to, stat) = self.waiting[number].clone();
             if self.writer.written.insert(to.clone()) {
                 self.refuse_other(&to, true)?;
                 let there = self.writer.merged.stat(&to).map_err(at(&to))?;
                 let head = match there.filter(|_| self.copy.rules == Rules::Cp) {
                     // cp(1) copies into a directory that is there, and leaves it as it is.
-                    Some(there) => Head { kind: EntryType::Directory, ..like(&to, &there) },
-                    None => self.head(from, &to, &stat, EntryType::Directory),
+                    Some(there) => {
+                        let owner = self.writer.merged.owner(&to).map_err(at(&to))?;
+                        Head { kind: EntryType::Directory, ..like(&to, &there, owner) }
+                    }
+                    None => self.head(from, (&path, &to), &stat, EntryType::Directory)?,
                 };
                 self.writer.tar.entry(&head).map_err(at(&to))?;
             }
@@ -317,10 +321,19 @@ impl Copier<'_> {
         Err(CopyError::InTheWay { path: text(to), there, wanted })
     }
 
-    fn head<'a>(&self, from: &CopySource, to: &'a [u8], stat: &Stat, kind: EntryType) -> Head<'a> {
-        let old = like(to, stat);
-        let is_kept = from.keeps_owners;
-        let (uid, gid) = self.owner.unwrap_or(if is_kept { (old.uid, old.gid) } else { (0, 0) });
+    fn head<'a>(
+        &self,
+        from: &CopySource,
+        (path, to): (&[u8], &'a [u8]),
+        stat: &Stat,
+        kind: EntryType,
+    ) -> Result<Head<'a>, CopyError> {
+        let owner = match self.owner {
+            Some(owner) => owner,
+            None if from.keeps_owners => from.tree.owner(path).map_err(at(path))?,
+            None => (0, 0),
+        };
+        let old = like(to, stat, owner);
         let mode = match (&self.copy.mode, self.copy.rules) {
             // What `umask 022` leaves of it.
             (None, Rules::Cp) => old.mode & 0o755,
@@ -329,7 +342,7 @@ impl Copier<'_> {
                 mode::applied(mode, old.mode, kind == EntryType::Directory)
             }
         };
-        Head { kind, mode, uid, gid, ..old }
+        Ok(Head { kind, mode, ..old })
     }
 }
 

@@ -64,7 +64,9 @@ impl<'a> Writer<'a> {
         let way = self.merged.way(path)?;
         for there in &way.there {
             if let Some(stat) = self.merged.stat(there)?.filter(|_| !self.written.contains(there)) {
-                self.tar.entry(&Head { kind: EntryType::Directory, ..like(there, &stat) })?;
+                let owner = self.merged.owner(there)?;
+                let head = like(there, &stat, owner);
+                self.tar.entry(&Head { kind: EntryType::Directory, ..head })?;
                 self.written.insert(there.clone());
             }
         }
@@ -91,10 +93,8 @@ pub(super) fn head(path: &[u8], kind: EntryType, mode: u32, (uid, gid): (u32, u3
     Head { path, kind, target: b"", device: None, bytes: 0, mode, uid, gid, mtime, xattrs: &[] }
 }
 
-/// A directory as it is. To those who own all of their trees, all of them are root's.
-pub(super) fn like<'a>(path: &'a [u8], stat: &Stat) -> Head<'a> {
-    let own = rustix::process::geteuid().as_raw();
-    let owner = if own == 0 { (stat.st_uid, stat.st_gid) } else { (0, 0) };
+/// A directory as it is.
+pub(super) fn like<'a>(path: &'a [u8], stat: &Stat, owner: (u32, u32)) -> Head<'a> {
     let mtime = Moment { seconds: stat.st_mtime, nanoseconds: 0 };
     Head { mtime, ..head(path, EntryType::Directory, stat.st_mode & 0o7777, owner) }
 }

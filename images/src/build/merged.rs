@@ -9,7 +9,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use crate::beneath::open_beneath;
-use crate::layer::{is_opaque as is_marked_opaque, join, sorted_names, split};
+use crate::layer::{is_opaque as is_marked_opaque, join, owner, sorted_names, split};
 
 /// Links that are followed on one way (`MAXSYMLINKS`, path_resolution(7)).
 const LINKS_MAX: usize = 40;
@@ -49,6 +49,18 @@ impl Merged {
             }
         }
         Ok(None)
+    }
+
+    /// The uid and gid in the image of what is at `path`; root's if there is nothing.
+    pub(crate) fn owner(&self, path: &[u8]) -> io::Result<(u32, u32)> {
+        for tree in &self.trees {
+            match find(tree, path)? {
+                Found::Shown(stat) => return owner(open(tree, path)?.as_fd(), &stat),
+                Found::Hidden => break,
+                Found::Below => {}
+            }
+        }
+        Ok((0, 0))
     }
 
     /// Where the link at `path` leads, if it is one.

@@ -50,6 +50,9 @@ pub(super) struct Account {
     pub(super) gid: u32,
     /// Of the user's line, if there is one.
     pub(super) home: Option<String>,
+    /// Those that list the user as a member. None if `USER` names a group: then it is in that alone
+    /// (Dockerfile reference, "USER").
+    pub(super) groups: Vec<u32>,
 }
 
 /// The account that `USER[:GROUP]` means. Without a group it is that of the user's line; root's if
@@ -67,12 +70,25 @@ pub(super) fn account(user: &str, image: &Merged) -> Result<Account, CopyError> 
     let home = fields.as_ref().and_then(|fields| fields.get(5)).filter(|home| !home.is_empty());
     let home = home.cloned();
     let has_group = !group.is_empty();
+    let groups = match fields.as_ref().and_then(|fields| fields.first()) {
+        Some(name) if !has_group => groups_with(name, image)?,
+        Some(_) | None => Vec::new(),
+    };
     if name.parse::<u32>().is_ok() && !has_group {
         let gid = fields.as_ref().and_then(|fields| fields.get(3)?.parse().ok()).unwrap_or(0);
-        return Ok(Account { uid: name.parse().unwrap_or_default(), gid, home });
+        return Ok(Account { uid: name.parse().unwrap_or_default(), gid, home, groups });
     }
     let (uid, gid) = numbers(user, image)?;
-    Ok(Account { uid, gid, home })
+    Ok(Account { uid, gid, home, groups })
+}
+
+/// The groups that list `user` as a member (group(5)).
+fn groups_with(user: &str, image: &Merged) -> Result<Vec<u32>, CopyError> {
+    let lists = |fields: &Vec<String>| {
+        fields.get(3).is_some_and(|members| members.split(',').any(|member| member.trim() == user))
+    };
+    let lines = lines("etc/group", image)?.into_iter().filter(lists);
+    Ok(lines.filter_map(|fields| fields.get(2)?.parse().ok()).collect())
 }
 
 /// The fields of the first line of `file` that begins with `name`.
@@ -86,24 +102,25 @@ fn find(
     is_right: impl Fn(&[String]) -> bool,
     image: &Merged,
 ) -> Result<Option<Vec<String>>, CopyError> {
+    Ok(lines(file, image)?.into_iter().find(|fields| is_right(fields)))
+}
+
+/// The fields of the lines of `file`; none if it is not there.
+fn lines(file: &str, image: &Merged) -> Result<Vec<Vec<String>>, CopyError> {
     let failed = |source| CopyError::Io { path: file.to_owned(), source };
     let opened = match image.real(file.as_bytes()) {
         Ok(Some(real)) => image.file(&real),
-        Ok(None) => return Ok(None),
+        Ok(None) => return Ok(Vec::new()),
         Err(error) => Err(error),
     };
     let file = match opened {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         opened => opened.map_err(failed)?.0,
     };
     let mut bytes = Vec::new();
     file.take(ACCOUNTS_BYTES_MAX).read_to_end(&mut bytes).map_err(failed)?;
     let text = String::from_utf8_lossy(&bytes);
-    let mut lines = text.lines().map(|line| line.split(':').map(str::to_owned));
-    Ok(lines.find_map(|fields| {
-        let fields: Vec<String> = fields.collect();
-        is_right(&fields).then_some(fields)
-    }))
+    Ok(text.lines().map(|line| line.split(':').map(str::to_owned).collect()).collect())
 }
 
 #[cfg(test)]
@@ -118,18 +135,20 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("etc")).unwrap();
         fs::write(root.path().join("etc/passwd"), "app:x:5:7::/srv:\nbare:x:9:9:::\n").unwrap();
-        fs::write(root.path().join("etc/group"), "staff:x:50:\n").unwrap();
+        let groups = "staff:x:50:\nwheel:x:10:bare,app\napps:x:11:application\n";
+        fs::write(root.path().join("etc/group"), groups).unwrap();
         let merged = Merged::open(&[root.path().to_owned()]).unwrap();
-        for (user, uid, gid, home) in [
-            ("app", 5, 7, Some("/srv")),
-            ("5", 5, 7, Some("/srv")),
-            ("app:staff", 5, 50, Some("/srv")),
-            ("5:8", 5, 8, Some("/srv")),
-            ("bare", 9, 9, None),
-            ("1000", 1000, 0, None),
-            ("1000:1000", 1000, 1000, None),
+        for (user, uid, gid, home, groups) in [
+            ("app", 5, 7, Some("/srv"), &[10][..]),
+            ("5", 5, 7, Some("/srv"), &[10]),
+            ("app:staff", 5, 50, Some("/srv"), &[]),
+            ("5:8", 5, 8, Some("/srv"), &[]),
+            ("bare", 9, 9, None, &[10]),
+            ("1000", 1000, 0, None, &[]),
+            ("1000:1000", 1000, 1000, None, &[]),
         ] {
-            let expected = Account { uid, gid, home: home.map(str::to_owned) };
+            let home = home.map(str::to_owned);
+            let expected = Account { uid, gid, home, groups: groups.to_vec() };
             assert_eq!(account(user, &merged).unwrap(), expected, "{user}");
         }
         for (user, named) in [("ada", "/etc/passwd"), ("app:ada", "/etc/group")] {

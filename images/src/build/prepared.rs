@@ -19,10 +19,12 @@ pub(super) fn as_account(run: &Run, layers: &[PathBuf]) -> Result<Run, PrepareEr
     let unread = |source| PrepareError::Place { target: "/".to_owned(), source };
     let merged = Merged::open(layers).map_err(unread)?;
     let account = owner::account(run.user.as_deref().unwrap_or("0"), &merged);
-    let Account { uid, gid, home } = account.map_err(|source| PrepareError::User { source })?;
+    let account = account.map_err(|source| PrepareError::User { source })?;
+    let Account { uid, gid, home, groups } = account;
     let mut run = run.clone();
     if run.user.is_some() {
         run.user = Some(format!("{uid}:{gid}"));
+        run.groups = groups;
     }
     let mut known = run.variables.iter().chain(&run.machine.0);
     if let Some(home) = home.filter(|_| !known.any(|(name, _)| name == "HOME")) {

@@ -8,6 +8,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::{Errno, Result};
 use sha2::{Digest as _, Sha256};
 
+use super::owner::OWN_PREFIX;
 use crate::Digest;
 
 /// Digests names, kinds, modes, times, link targets, which files are one, `user.*` attributes and
@@ -92,7 +93,7 @@ impl Walk {
             listed => listed?,
         };
         let mut names: Vec<&[u8]> = names[..length].split(|b| *b == 0).collect();
-        names.retain(|name| name.starts_with(b"user."));
+        names.retain(|name| name.starts_with(b"user.") && !name.starts_with(OWN_PREFIX));
         names.sort_unstable();
         let mut value = vec![0; 1 << 16];
         for name in names {

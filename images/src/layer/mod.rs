@@ -11,6 +11,7 @@
 //! - `name` says which path of the layer an entry means;
 //! - `tree` finds and makes directories, below the layer's root whatever links there are;
 //! - `write` makes everything else;
+//! - `owner` knows whom files belong to that could not be given to them;
 //! - `remove` takes a tree away again;
 //! - `head` and `pack` go the other way: they make a tar of a tree;
 //! - `unpacked` gives the tar itself, to whoever writes another format;
@@ -31,6 +32,7 @@ mod header;
 mod limits;
 mod measure;
 mod name;
+mod owner;
 mod pack;
 mod packed;
 mod pax;
@@ -50,6 +52,7 @@ use sha2::{Digest as _, Sha256};
 
 pub use error::{LayerError, Refused};
 pub use limits::Limits;
+pub use owner::{Owned, copy_owned, give_away};
 pub use pack::{Pack, Packed, pack_tree};
 pub use remove::remove;
 pub use unpacked::LayerTar;
@@ -64,6 +67,7 @@ pub(crate) use measure::disk_bytes;
 pub(crate) use name::{
     LayerPath, Meaning, NAME_BYTES_MAX, WHITEOUT_PREFIX, clean, join, meaning, split,
 };
+pub(crate) use owner::owner;
 pub(crate) use pack::{TarWriter, is_opaque};
 pub(crate) use pax::{CAPABILITY, Moment};
 pub(crate) use spool::{Place, unnamed_file};

@@ -17,7 +17,7 @@ use super::fingerprint::{open, sorted_names};
 use super::head::{END, Head, padding};
 use super::header::Device;
 use super::name::{LayerPath, OPAQUE_NAME, WHITEOUT_PREFIX, join};
-use super::pax::Moment;
+use super::pax::{Moment, is_kept_xattr};
 
 /// Bytes of content copied at a time.
 const COPY_BYTES: usize = 256 << 10;
@@ -239,8 +239,7 @@ fn attributes(file: BorrowedFd<'_>) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut found = Vec::new();
     for name in attribute_names(file)? {
         let name = name.to_bytes();
-        let travels = name.starts_with(b"user.") && !name.starts_with(b"user.overlay.");
-        if travels || name == b"security.capability" {
+        if is_kept_xattr(name) || name == b"security.capability" {
             let mut value = vec![0; ATTRIBUTE_BYTES];
             let length = rustix::fs::fgetxattr(file, name, &mut value[..])?;
             value.truncate(length);

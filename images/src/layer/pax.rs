@@ -3,6 +3,8 @@
 //! Parsed here and not by the `tar` crate, whose iterator splits records at newlines and so loses
 //! binary attribute values.
 
+use super::owner::OWN_PREFIX;
+
 /// What the extended headers before an entry say about it. An empty value withdraws a field (POSIX
 /// `pax`, "pax Extended Header").
 #[derive(Debug, Default)]
@@ -37,12 +39,13 @@ const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
 /// space cannot forge a whiteout. `security.*` (capabilities, labels), `system.*` (access control
 /// lists by uid) and `trusted.*` are never set.
 const XATTR_ALLOWED: &[u8] = b"user.";
-const XATTR_FORBIDDEN: &[u8] = b"user.overlay.";
+const XATTR_FORBIDDEN: [&[u8]; 2] = [b"user.overlay.", OWN_PREFIX];
 
-/// Whether an attribute becomes one of the tree.
+/// Whether an attribute of an archive becomes one of the tree, and one of the tree one of an
+/// archive.
 pub(super) fn is_kept_xattr(name: &[u8]) -> bool {
     name.starts_with(XATTR_ALLOWED)
-        && !name.starts_with(XATTR_FORBIDDEN)
+        && !XATTR_FORBIDDEN.iter().any(|forbidden| name.starts_with(forbidden))
         && name.len() > XATTR_ALLOWED.len()
 }
 

@@ -20,7 +20,7 @@ use super::error::{Fault, Refused, shown};
 use super::header::Status;
 use super::name::{LayerPath, NAME_BYTES_MAX, WHITEOUT_PREFIX, check_length, join, split};
 use super::pax::Moment;
-use super::remove;
+use super::{owner, remove};
 use crate::beneath::open_beneath;
 
 /// Symbolic links on the way to one entry, as in the kernel (path_resolution(7)).
@@ -286,6 +286,19 @@ impl<'a> Tree<'a> {
         (self.maker.0.is_root() && owner != self.maker).then_some(owner)
     }
 
+    /// Notes an owner that cannot be given what it owns.
+    pub(super) fn note_owner(
+        &self,
+        file: &OwnedFd,
+        status: &Status,
+        path: &[u8],
+    ) -> Result<(), Fault> {
+        if self.maker.0.is_root() {
+            return Ok(());
+        }
+        owner::note(file, status).map_err(disk("setxattr(2)", path))
+    }
+
     /// Gives every directory its owner, mode and time. Those below come first: after this a
     /// directory may not let us in, and its time no longer changes.
     pub(super) fn finish(&mut self) -> Result<(), Fault> {
@@ -296,6 +309,7 @@ impl<'a> Tree<'a> {
                 rustix::fs::fchown(&directory, Some(uid), Some(gid))
                     .map_err(disk("fchown(2)", path))?;
             }
+            self.note_owner(&directory, status, path)?;
             rustix::fs::fchmod(&directory, Mode::from_raw_mode(status.mode))
                 .map_err(disk("fchmod(2)", path))?;
             rustix::fs::futimens(&directory, &times(status)).map_err(disk("futimens(3)", path))?;

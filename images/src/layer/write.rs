@@ -123,6 +123,7 @@ impl Writer<'_> {
         if let Some((uid, gid)) = self.tree.owner(&entry.status) {
             rustix::fs::fchown(&file, Some(uid), Some(gid)).map_err(disk("fchown(2)", &path))?;
         }
+        self.tree.note_owner(&file, &entry.status, &path)?;
         // Before the mode: it may not let its owner write. After the owner: chown(2) clears
         // set-user-id bits and file capabilities.
         self.set_xattrs(&file, entry, &path)?;

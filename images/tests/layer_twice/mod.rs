@@ -137,7 +137,9 @@ fn attributes(path: &Path) -> String {
     let mut shown = Vec::new();
     for name in names[..length].split(|b| *b == 0).filter(|name| !name.is_empty()) {
         let text = String::from_utf8_lossy(name).into_owned();
-        if text == "trusted.overlay.opaque" || text.starts_with("security.selinux") {
+        // Whoever is not root notes owners; `layer_packed` looks at them.
+        let differing = ["trusted.overlay.opaque", "user.run-in-container.owner"];
+        if differing.contains(&text.as_str()) || text.starts_with("security.selinux") {
             continue;
         }
         let mut value = vec![0; 4096];

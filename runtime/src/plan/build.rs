@@ -38,6 +38,8 @@ const SECCOMP: &str = "build";
 pub struct BuildStep {
     /// Whom it runs as, `UID[:GID]` inside; uid 0 if none.
     pub user: Option<String>,
+    /// Its supplementary groups inside.
+    pub groups: Vec<u32>,
     /// The name of the image that it stands on, if it stands on one that is named.
     pub base: Option<String>,
     /// Files of the store's own that it finds, read-only: where, and what they are. Descriptors are
@@ -102,7 +104,7 @@ pub fn admit_built(task: &Task, policy: &Policy) -> Result<(), Refusal> {
 /// # Errors
 /// [`Refusal::User`].
 pub fn build_identities(caller: &Caller, host: &Host) -> Result<Identities, Refusal> {
-    identity::of_build(None, caller, host)
+    identity::of_build(None, &[], caller, host)
 }
 
 /// Decides whether images may be built, and upon which image.
@@ -145,7 +147,8 @@ pub fn plan_build(
     let engine = engine::choose(task, policy, &engine::FOR_BUILDS)?;
     let host = &*engine::seen_through(engine, manifest, policy, host)?;
     let network = choose_network(task, policy);
-    let identities = identity::of_build(step.user.as_deref(), &task.caller, host)?;
+    let user = step.user.as_deref();
+    let identities = identity::of_build(user, &step.groups, &task.caller, host)?;
     let mut limits = limits::limits(task, policy, host)?;
     let time = policy.build.time.default.as_ref().map(|rule| rule.value);
     limits.deadline = limits.deadline.into_iter().chain(time).min();

@@ -182,6 +182,7 @@ fn as_root(ids: Ids, caller: &Caller, host: &Host, asked: &str) -> Result<Identi
 /// that nobody else is given.
 pub(super) fn of_build(
     user: Option<&str>,
+    supplementary: &[u32],
     caller: &Caller,
     host: &Host,
 ) -> Result<Identities, Refusal> {
@@ -201,7 +202,22 @@ pub(super) fn of_build(
             gids: IDS_OF_ROOTS_BUILDS,
         });
     }
-    let identities = as_root(ids, caller, &host, "a build step")?;
+    let mut identities = as_root(ids, caller, &host, "a build step")?;
+    if let Some(groups) = &mut identities.groups {
+        groups.extend(supplementary);
+        groups.sort_unstable();
+        groups.dedup();
+    }
+    let has =
+        |gid: &&u32| identities.user_namespace.as_ref().is_none_or(|map| covers(&map.gids, **gid));
+    if let Some(gid) = identities.groups.iter().flatten().find(|gid| !has(gid)) {
+        return Err(Refusal::User {
+            asked: format!("the group {gid} of a build step's user"),
+            why: "it is not in the subordinate ids".to_owned(),
+            remedy: crate::doctor::SUBORDINATE_REMEDY.to_owned(),
+            actor: Actor::Host,
+        });
+    }
     match &identities.user_namespace {
         // Of one id alone, all files would belong to that user.
         Some(map) if covers(&map.uids, 0) && covers(&map.gids, 0) => Ok(identities),

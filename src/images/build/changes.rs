@@ -6,13 +6,13 @@
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use ric_images::{Pack, pack_tree, remove_tree};
+use ric_images::{Owned, Pack, give_away, pack_tree, remove_tree};
 use ric_runtime::{Actor, UserNamespace};
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::LinkNameSpaceType;
@@ -50,11 +50,13 @@ pub(super) fn remove(room: &Path, namespace: Option<&UserNamespace>) -> io::Resu
     }
 }
 
-/// Gives `path` to ids of the namespace.
-pub(super) fn own(path: &Path, ids: (u32, u32), namespace: &UserNamespace) -> io::Result<()> {
+/// Gives what is below `path`, or `path` itself, to ids of the namespace.
+pub(super) fn own(path: &Path, owned: &[Owned], namespace: &UserNamespace) -> io::Result<()> {
     let mut command = helper(namespace, path);
-    command.arg(format!("--own={}:{}", ids.0, ids.1));
-    run(command, &mut io::sink())
+    command.arg("--own").stdin(Stdio::piped());
+    let mut list = Vec::new();
+    owned.iter().for_each(|owned| owned.append_to(&mut list));
+    run_with(command, &list, &mut io::sink())
 }
 
 fn helper(namespace: &UserNamespace, directory: &Path) -> Command {
@@ -65,9 +67,20 @@ fn helper(namespace: &UserNamespace, directory: &Path) -> Command {
     command
 }
 
+fn run(command: Command, out: &mut dyn Write) -> io::Result<()> {
+    run_with(command, b"", out)
+}
+
 #[expect(clippy::disallowed_methods, reason = "this is the module that starts helpers")]
-fn run(mut command: Command, out: &mut dyn Write) -> io::Result<()> {
+fn run_with(mut command: Command, input: &[u8], out: &mut dyn Write) -> io::Result<()> {
     let mut child = command.spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        match stdin.write_all(input) {
+            // It says itself why it did not read on.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            written => written?,
+        }
+    }
     let copied = match child.stdout.take() {
         Some(mut stdout) => io::copy(&mut stdout, out).map(drop),
         None => Ok(()),
@@ -92,11 +105,15 @@ pub(crate) fn changes(args: &ChangesArgs) -> Result<Answer, Failure> {
     let kind = Some(LinkNameSpaceType::User);
     rustix::thread::move_into_link_name_space(namespace.as_fd(), kind)
         .map_err(|errno| failed(errno.into()))?;
-    if let Some(own) = &args.own {
-        let ids =
-            own.split_once(':').and_then(|(uid, gid)| Some((uid.parse().ok()?, gid.parse().ok()?)));
-        let (uid, gid) = ids.ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
-        std::os::unix::fs::lchown(&args.directory, Some(uid), Some(gid)).map_err(failed)?;
+    if args.own {
+        let mut list = Vec::new();
+        io::stdin().lock().read_to_end(&mut list).map_err(failed)?;
+        let owned =
+            Owned::parse_list(&list).ok_or_else(|| failed(ErrorKind::InvalidData.into()))?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let root = rustix::fs::open(&args.directory, flags, Mode::empty());
+        let root = root.map_err(|errno| failed(errno.into()))?;
+        give_away(root.as_fd(), &owned).map_err(failed)?;
     } else if args.pack {
         let directory = open(&args.directory).map_err(failed)?;
         let left_out = args.leave_out.iter().map(|path| path.as_bytes().to_vec()).collect();

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
-use ric_images::{BuildRoom, CacheDirectory, Mount, Run, Store, StoreError};
+use ric_images::{BuildRoom, CacheDirectory, Mount, Owned, Run, Store, StoreError};
 use ric_policies::Access;
 use ric_runtime::{Actor, IdMap, StepMount, StepMountKind, UserNamespace};
 use rustix::fs::{Mode, OFlags};
@@ -140,7 +140,7 @@ impl<'a> Mounted<'a> {
             let given = match namespace {
                 // Uid 0 inside is this user, whose files these are.
                 Some(_) if ids == (0, 0) => Ok(()),
-                Some(namespace) => changes::own(&path, ids, namespace),
+                Some(namespace) => changes::own(&path, &[Owned::itself(ids)], namespace),
                 None => lchown(&path, Some(outside.0), Some(outside.1)),
             };
             given.map_err(|error| failed(error.to_string()))?;
@@ -161,7 +161,7 @@ impl<'a> Mounted<'a> {
 }
 
 /// What ids inside are on this machine.
-fn outside(map: Option<&IdMap>, (uid, gid): (u32, u32)) -> Option<(u32, u32)> {
+pub(super) fn outside(map: Option<&IdMap>, (uid, gid): (u32, u32)) -> Option<(u32, u32)> {
     let Some(map) = map else { return Some((uid, gid)) };
     let of = |lines: &[(u32, u32, u32)], id: u32| {
         let line = lines.iter().find(|(inside, _, count)| {

@@ -26,6 +26,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("interrupted_build_leaves_nothing", interrupted),
         Case::new("builds_and_runs_images_of_many_layers", many_layers),
         Case::new("step_runs_as_an_account_of_the_image", runs_as_account),
+        Case::new("accounts_of_the_image_have_what_is_theirs_in_later_steps", have_theirs),
         Case::new("working_directory_that_is_missing_is_made", workdir_is_made),
         Case::new("policy_forbids_building", policy_forbids).people(&[Person::Root]),
         Case::new("policy_bounds_what_a_build_step_takes", policy_bounds).people(&[Person::Root]),
@@ -300,6 +301,54 @@ fn runs_as_account(stage: &Stage) -> Result<(), Failed> {
     }
     for part in ["Dockerfile:12", "the image's /etc/passwd has no `nobodyhere`"] {
         claim!(failed.stderr.contains(part), "`{part}` is missing: {}", failed.told());
+    }
+    no_work_left(stage)
+}
+
+/// Who builds owns all of the layers on disk, unless that is root; a step sees what they say.
+fn have_theirs(stage: &Stage) -> Result<(), Failed> {
+    let text = "RUN echo app:x:1000:1000::/srv/app:/bin/sh >/etc/passwd\n\
+                RUN printf 'app:x:1000:\\ndata:x:2000:app\\n' >/etc/group\n\
+                RUN busybox mkdir -p /srv/app/inner /data /closed && echo old >/srv/app/file && \
+                busybox chown -R app:app /srv/app && busybox chmod 700 /srv/app && \
+                busybox chown 0:2000 /data && busybox chmod 2775 /data && \
+                busybox chmod 600 /srv/app/file && busybox chmod 755 /closed\n\
+                USER app\nWORKDIR /srv/app/made\n\
+                RUN echo new >../inner/new && echo more >>../file && touch /data/shared\n\
+                RUN touch /closed/no 2>/dev/null || echo kept-out\n\
+                RUN touch here && echo in-its-own-directory\n\
+                USER 0\nRUN touch /srv/app/inner/of-root\n\
+                COPY --from=first /srv/app /copied/\n\
+                USER app:app\nRUN touch /data/alone 2>/dev/null || echo no-member\n\
+                RUN touch /srv/app/inner/last && busybox cat /copied/file && cd / && \
+                busybox stat -c 'is %n %u %g %a' srv/app srv/app/file srv/app/inner \
+                srv/app/inner/new srv/app/inner/of-root data data/shared copied/file \
+                copied/inner";
+    let folder = recipe(stage, text)?;
+    let file = format!("{folder}/Dockerfile");
+    let read = fs::read_to_string(&file)?;
+    let (base, steps) = read.split_once('\n').unwrap_or_default();
+    let until = steps.find("RUN echo new").unwrap_or_default();
+    let first = &steps[..until];
+    fs::write(&file, format!("{base} AS first\n{first}\n{base}\n{steps}"))?;
+    let told = build(stage, &[], &folder)?.expect_code(0)?.answer;
+    for line in [
+        "kept-out",
+        "in-its-own-directory",
+        "no-member",
+        "old",
+        "is srv/app 1000 1000 700",
+        "is srv/app/file 1000 1000 600",
+        "is srv/app/inner 1000 1000 755",
+        "is srv/app/inner/new 1000 1000 644",
+        "is srv/app/inner/of-root 0 0 644",
+        "is data 0 2000 2775",
+        "is data/shared 1000 2000 644",
+        "is copied/file 1000 1000 600",
+        "is copied/inner 1000 1000 755",
+    ] {
+        let is_said = told.stderr.lines().any(|said| said == line);
+        claim!(is_said, "`{line}` is missing: {}", told.told());
     }
     no_work_left(stage)
 }
