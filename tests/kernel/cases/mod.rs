@@ -21,6 +21,7 @@ mod limits;
 mod mounted_images;
 mod packages;
 mod posture;
+mod power_loss;
 mod refusals;
 mod registries;
 mod root_files;
@@ -36,6 +37,7 @@ pub(crate) fn all() -> Vec<Case> {
     let all: Vec<Case> = [
         denials::cases(),
         posture::cases(),
+        power_loss::cases(),
         isolation::cases(),
         hostile::cases(),
         limits::cases(),
