@@ -115,6 +115,8 @@ pub(super) enum Done {
     Fetched(Fetched),
     /// What submitted tasks of an earlier life need was opened again.
     Resumed(Box<Resumed>),
+    /// What a monitor that was killed had left was removed.
+    ClearedUp,
 }
 
 impl Daemon {

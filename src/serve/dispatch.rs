@@ -32,6 +32,7 @@ impl Daemon {
             Done::Committed(committed) => self.committed(*committed),
             Done::Fetched(fetched) => self.fetched(fetched),
             Done::Resumed(resumed) => self.resumed(*resumed),
+            Done::ClearedUp => {}
         }
     }
 
@@ -295,9 +296,15 @@ impl Daemon {
 
     /// Nothing is left of a container.
     pub(super) fn left(&mut self, id: MemberId) {
-        let Some(leaving) = self.leaving.remove(&id) else { return };
+        let Some(mut leaving) = self.leaving.remove(&id) else { return };
         let _ = self.events.remove(&leaving.ended);
-        drop(leaving.container);
+        if !leaving.container.has_cleared_up() {
+            let container = leaving.container;
+            self.hands.begin_at_once(Box::new(move || {
+                drop(container);
+                Done::ClearedUp
+            }));
+        }
         if let Some(memory_bytes) = leaving.memory_bytes {
             self.freed(memory_bytes);
         }

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use ric_runtime::Actor;
 use rustix::fs::FlockOperation;
@@ -89,11 +90,33 @@ fn refuse_shared(directory: &Path, uid: u32) -> Result<(), Failure> {
         .hint("`--socket PATH` names another place, in a directory of your own"))
 }
 
+/// Takes a lock that one daemon has at a time.
+///
+/// A daemon that is killed while it starts a program leaves a child that holds its descriptors
+/// until it executes: that takes a moment, and the lock is free.
+///
+/// # Errors
+/// As `flock(2)`: `WOULDBLOCK` if a daemon has it.
+pub(super) fn take_lock(file: &File) -> rustix::io::Result<()> {
+    /// Far more than `execve(2)` takes, and no long wait for who starts a second daemon.
+    const WAIT_MAX: Duration = Duration::from_secs(2);
+    const LOOK: Duration = Duration::from_millis(10);
+    let since = Instant::now();
+    loop {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) if since.elapsed() < WAIT_MAX => {
+                std::thread::sleep(LOOK);
+            }
+            taken => return taken,
+        }
+    }
+}
+
 fn lock(path: &Path, uid: u32) -> Result<File, Failure> {
     let attempt = || Failure::new(Actor::Host, format!("cannot lock {}", path.display()));
     let file = File::options().write(true).create(true).truncate(false).open(path);
     let file = file.map_err(|error| attempt().because(&error))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    match take_lock(&file) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => {
             Err(Failure::new(Actor::User, "cannot start a second daemon at this socket")
@@ -149,6 +172,22 @@ mod tests {
         // As the kernel does for a process that ends, only later.
         fs::remove_file(path.with_extension("lock")).unwrap();
         Socket::listen(&path, uid()).unwrap();
+    }
+
+    /// What a daemon that was killed had begun to start holds its descriptors until it executes.
+    #[test]
+    fn a_lock_is_waited_for_while_a_dead_daemons_child_has_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("own/daemon.sock");
+        let first = Socket::listen(&path, uid()).unwrap();
+        let held = first._lock.as_ref().unwrap().try_clone().unwrap();
+        drop(first);
+        let child = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(held);
+        });
+        Socket::listen(&path, uid()).unwrap();
+        child.join().unwrap();
     }
 
     #[test]

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Failed;
 use rustix::process::{Pid, Signal, kill_process};
@@ -200,18 +202,34 @@ fn collect(folder: &Path, contents: &mut Contents) {
 
 impl Drop for TestCgroup {
     fn drop(&mut self) {
-        // Whatever is in here was started by the test that this cgroup was made for.
+        // What is killed here is in its cgroup until it has ended, which takes a moment.
+        let since = Instant::now();
+        while self.remove().is_err() && since.elapsed() < REMOVED_MAX {
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+/// How long the last processes of a test may take to end once they are killed.
+const REMOVED_MAX: Duration = Duration::from_secs(10);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_millis(5);
+
+impl TestCgroup {
+    /// Ends whatever is in here, all of it started by the test that this cgroup was made for.
+    fn remove(&self) -> io::Result<()> {
         for process in self.contents().processes {
             if let Some(pid) = Pid::from_raw(process) {
                 let _ = kill_process(pid, Signal::KILL);
             }
         }
-        for folder in self.folders.values() {
+        for folder in self.folders.values().filter(|folder| folder.exists()) {
             let mut inside = Contents::default();
             collect(folder, &mut inside);
             for path in inside.cgroups.iter().chain([folder]) {
-                let _ = fs::remove_dir(path);
+                fs::remove_dir(path)?;
             }
         }
+        Ok(())
     }
 }

@@ -163,7 +163,12 @@ fn function_command<'a>(
     function: &str,
     args: &[&str],
 ) -> Result<Cli<'a>, Failed> {
-    let file = stage.file("functions.py", FUNCTIONS)?;
+    let file = stage.home.join("functions.py");
+    // Once: one who was started before may be reading it.
+    if !file.exists() {
+        stage.file("functions.py", FUNCTIONS)?;
+    }
+    let file = file.display();
     let target = format!("{file}:{function}");
     let socket = socket.to_string_lossy();
     let mut words = vec![verb, "--socket", &socket];

@@ -173,12 +173,18 @@ impl Container {
     }
 
     /// A descriptor that is readable once nothing of the container is left, after
-    /// [`end`](Self::end); then dropping it does not wait.
+    /// [`end`](Self::end); then dropping it does not wait, if it [was cleared
+    /// up](Self::has_cleared_up).
     ///
     /// # Errors
     /// What `pidfd_open(2)` or `dup(2)` says.
     pub fn ended_fd(&self) -> io::Result<OwnedFd> {
         self.keeper.ended_fd()
+    }
+
+    /// Whether whoever clears up after it has done so. If that was killed, dropping this does it.
+    pub fn has_cleared_up(&mut self) -> bool {
+        self.keeper.has_cleared_up()
     }
 
     /// What its tasks have used and run into so far, from its cgroups while they are there.

@@ -42,6 +42,14 @@ impl Keeper {
         }
     }
 
+    /// Whether it has nothing left to clear up.
+    pub(super) fn has_cleared_up(&mut self) -> bool {
+        match self {
+            Keeper::Monitor(monitor) => monitor.has_cleared_up(),
+            Keeper::Docker(_) => true,
+        }
+    }
+
     /// Ends the container now. If its keeper cannot be told, it is gone, and with it the container.
     pub(super) fn kill(&self) {
         match self {

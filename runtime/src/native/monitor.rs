@@ -79,8 +79,9 @@ pub(crate) struct Monitor {
     cgroups: Vec<PathBuf>,
 }
 
-/// How long the processes of a container whose monitor was killed may take to be gone.
-const ORPHANS_END_MAX: Duration = Duration::from_millis(500);
+/// How long the processes of a container whose monitor was killed may take to be gone: the kernel
+/// ends them at once, and on a busy machine that takes its time.
+const ORPHANS_END_MAX: Duration = Duration::from_secs(20);
 
 impl Monitor {
     /// Starts a monitor, which waits for steps.
@@ -132,6 +133,11 @@ impl Monitor {
     pub(crate) fn pidfd(&self) -> io::Result<OwnedFd> {
         let pid = rustix::process::Pid::from_child(&self.process);
         Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
+    }
+
+    /// Whether it has ended after it had cleared up, so that dropping it waits for nothing.
+    pub(crate) fn has_cleared_up(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(Some(status)) if status.success())
     }
 
     /// Sends it a message that is nothing but its kind.

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use ric_runtime::wire::Payload;
 use ric_runtime::{DESCRIPTOR_BYTES_MIN, Sha256Digest, memory_file, seal_memory};
-use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 
 use super::record::Part;
+use crate::serve::socket::take_lock;
 
 /// Bytes copied at once.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -53,7 +53,7 @@ impl Folder {
             return Err(FolderError::Shared { uid, mode });
         }
         let lock = open_new(&path.join("lock")).map_err(FolderError::Make)?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        match take_lock(&lock) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(FolderError::Taken),
             Err(errno) => return Err(FolderError::Make(errno.into())),

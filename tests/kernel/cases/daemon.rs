@@ -3,11 +3,12 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use libtest_mimic::Failed;
 use ric_runtime::{Kind, NO_TASK, encode_frame};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::case::Case;
@@ -47,6 +48,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("daemon_bounds_what_tasks_print", bounds_prints),
         Case::new("daemon_ends_in_good_order", ends_in_good_order),
         Case::new("daemon_that_is_killed_leaves_nothing", killed_leaves_nothing),
+        Case::new("daemon_clears_up_after_a_keeper_that_was_killed", killed_keeper_leaves_nothing),
         Case::new("daemon_ends_the_tasks_of_a_client_that_goes", ends_with_its_client),
         Case::new("daemon_keeps_the_old_policy_if_the_new_is_broken", keeps_old_policy),
         Case::new("daemon_decides_anew_under_a_new_policy", decides_anew),
@@ -458,6 +460,28 @@ fn killed_leaves_nothing(stage: &Stage) -> Result<(), Failed> {
     // The next one takes the place of the dead one's socket.
     let daemon = start(stage)?;
     daemon.call(&WARM, "number", &[])?.expect_code(0)?;
+    end(stage, daemon)
+}
+
+/// What keeps a container is no more: the container ends with it, and its cgroups are removed.
+fn killed_keeper_leaves_nothing(stage: &Stage) -> Result<(), Failed> {
+    let daemon = start(stage)?;
+    let before = daemon.call(&WARM, "number", &[])?.expect_code(0)?;
+    let children = format!("/proc/{0}/task/{0}/children", daemon.pid().as_raw_nonzero());
+    let children = fs::read_to_string(children)?;
+    let keepers: Vec<i32> =
+        children.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+    claim!(!keepers.is_empty(), "a warm container has no keeper");
+    for keeper in keepers.into_iter().filter_map(Pid::from_raw) {
+        kill_process(keeper, Signal::KILL)?;
+    }
+    while !daemon.ps(stage)?["containers"].as_array().is_some_and(Vec::is_empty) {}
+    // While the daemon lives: nobody else removes them.
+    let name = container(&before);
+    let is_left = |path: &PathBuf| path.ends_with(&name);
+    while stage.cgroup.as_ref().is_some_and(|own| own.contents().cgroups.iter().any(is_left)) {}
+    let after = daemon.call(&WARM, "number", &[])?.expect_code(0)?;
+    claim!(container(&before) != container(&after), "the same container");
     end(stage, daemon)
 }
 

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Failed;
 use rustix::process::Signal;
@@ -188,7 +188,9 @@ fn lost_or_again(stage: &Stage) -> Result<(), Failed> {
 
 /// Kills at many points of a task's life; each task marks a file each time that it runs.
 fn neither_lost_nor_doubled(stage: &Stage) -> Result<(), Failed> {
-    const KILLS: u64 = 40;
+    const KILLS: u32 = 40;
+    /// A busy machine has enough chances within this.
+    const WHOLE_MAX: Duration = Duration::from_secs(1);
     let marks = PathBuf::from(stage.directory("marks")?);
     // Root's tasks are nobody's.
     fs::set_permissions(&marks, fs::Permissions::from_mode(0o777))?;
@@ -198,9 +200,13 @@ fn neither_lost_nor_doubled(stage: &Stage) -> Result<(), Failed> {
     );
     let mount = format!("{}:/marks:rw", marks.display());
     let (mut taken, mut refused) = (BTreeMap::new(), Vec::new());
-    for round in 0..stage.world.effort(KILLS) {
+    // What a task takes here from its submission to its end, as far as the machine is busy now.
+    let mut whole = Duration::ZERO;
+    let rounds = u32::try_from(stage.world.effort(KILLS.into()))?;
+    for round in 0..rounds {
         let daemon = serve(stage, command(stage, &[]).site_policy(&policy)?)?;
         let mut submissions = Vec::new();
+        let since = Instant::now();
         for rerun in [false, true] {
             let name = format!("{round}-{rerun}");
             let mut flags = vec!["--mount", mount.as_str()];
@@ -211,8 +217,17 @@ fn neither_lost_nor_doubled(stage: &Stage) -> Result<(), Failed> {
             submissions.push((name, rerun, command.beside(&daemon).start()?));
         }
         // Where it is by then is chance, and that is the point: before the journal, while it is
-        // written, in a container that starts, in the function, at its end.
-        std::thread::sleep(Duration::from_millis(round * 61 % 600));
+        // written, in a container that starts, in the function, at its end. The first two are
+        // waited for.
+        match round {
+            0 => {
+                while status(&daemon, stage)?.iter().filter(|task| task["state"] == "ended").count()
+                    < submissions.len()
+                {}
+                whole = since.elapsed().min(WHOLE_MAX);
+            }
+            _ => std::thread::sleep(whole / rounds * round),
+        }
         daemon.signal(Signal::KILL);
         daemon.gone()?;
         for (name, rerun, submission) in submissions {
