@@ -32,6 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         store: Some(&store),
         registries: &ric_images::Registries::default(),
         shifter_folders: &[],
+        below: &[],
         asker: &ric_images::Asker::default(),
         credentials: &CredentialFiles::default(),
         docker: &LocalDocker::default(),

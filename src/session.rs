@@ -37,6 +37,7 @@ pub(crate) struct Session {
     tells_events: bool,
     registries: Registries,
     shifter_folders: Vec<PathBuf>,
+    below: Vec<PathBuf>,
     credentials: CredentialFiles,
     docker: LocalDocker,
     /// What it says of itself, asked once.
@@ -65,8 +66,10 @@ impl Session {
         host.own_paths.push(store_root.clone());
         let (registries, credentials) = (registries(&policy), places::credentials());
         let asker = asker(caller);
-        let shifter_folders = policy.images.shifter.iter().map(|folder| folder.value.clone());
-        let shifter_folders = shifter_folders.collect();
+        let folders =
+            |listed: &[Ruled<PathBuf>]| listed.iter().map(|at| at.value.clone()).collect();
+        let shifter_folders = folders(&policy.images.shifter);
+        let below = folders(&policy.images.below);
         let (docker, limits) = (places::docker(), Limits::default());
         Ok(Self {
             policy,
@@ -77,6 +80,7 @@ impl Session {
             tells_events: false,
             registries,
             shifter_folders,
+            below,
             credentials,
             docker,
             docker_host: OnceLock::new(),
@@ -326,6 +330,7 @@ impl Session {
             asker,
             registries: &self.registries,
             shifter_folders: &self.shifter_folders,
+            below: &self.below,
             credentials: &self.credentials,
             docker: &self.docker,
             host_fingerprint: &self.host.host_fingerprint,

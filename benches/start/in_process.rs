@@ -54,6 +54,7 @@ impl Ready {
             store: Some(&store),
             registries: &ric_images::Registries::default(),
             shifter_folders: &[],
+            below: &[],
             asker: &ric_images::Asker::default(),
             credentials: &CredentialFiles::default(),
             docker: &LocalDocker::default(),

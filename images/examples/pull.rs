@@ -23,6 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         store: Some(&store),
         registries: &registries,
         shifter_folders: &[],
+        below: &[],
         asker: &Asker::default(),
         credentials: &CredentialFiles::default(),
         docker: &LocalDocker::default(),

@@ -18,6 +18,8 @@ pub struct Access<'a> {
     pub registries: &'a Registries,
     /// Directories of Shifter image gateways, for `shifter:`.
     pub shifter_folders: &'a [PathBuf],
+    /// OCI layouts of the site, in which registry images are looked for before a registry is asked.
+    pub below: &'a [PathBuf],
     /// What a registry that asks who is there is shown. They are looked at no earlier.
     pub credentials: &'a CredentialFiles,
     /// The Docker or Podman of `docker-daemon:`.

@@ -4,6 +4,7 @@
 //! namespaces.
 
 mod access;
+mod below;
 mod beneath;
 mod build;
 mod convert;

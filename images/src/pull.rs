@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 
+use crate::below::Below;
 use crate::fetched::Fetched;
 use crate::layer::{LayerError, copy_blob};
 use crate::private::{may_use, note_fetched, note_had};
@@ -324,7 +325,25 @@ impl<'a> Fetch<'a> {
         &self,
         layer: &LayerDescriptor,
         ended: &dyn Fn(),
-        take: impl FnOnce(&mut dyn Origin) -> Result<T, LayerError>,
+        take: impl Fn(&mut dyn Origin) -> Result<T, LayerError>,
+    ) -> Result<T, PullError> {
+        if Below(self.access.below).layer(layer, 0).is_some() {
+            match self.bring_from(Below(self.access.below), layer, ended, &take) {
+                // What the site keeps is damaged: it comes from where the image is.
+                Err(PullError::Layer { source, .. })
+                    if matches!(*source, LayerError::Blob { .. }) => {}
+                brought => return brought,
+            }
+        }
+        self.bring_from(Below(&[]), layer, ended, &take)
+    }
+
+    fn bring_from<T>(
+        &self,
+        below: Below<'_>,
+        layer: &LayerDescriptor,
+        ended: &dyn Fn(),
+        take: &impl Fn(&mut dyn Origin) -> Result<T, LayerError>,
     ) -> Result<T, PullError> {
         let (reference, digest) = (self.manifest.reference.clone(), layer.digest);
         let progress = self.access.progress;
@@ -332,7 +351,10 @@ impl<'a> Fetch<'a> {
         let opened_from = Cell::new(None);
         let open = |from| {
             opened_from.set(Some(from));
-            self.open(layer, from)
+            match below.layer(layer, from) {
+                Some(file) => Ok(Box::new(file) as Box<dyn Read + Send + '_>),
+                None => self.open(layer, from),
+            }
         };
         let is_stopped = || self.is_stopped();
         let mut blob = Fetched::new(layer, progress, &open, &is_stopped, ended);

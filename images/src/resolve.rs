@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::below::Below;
 use crate::document::{
     DOCUMENT_BYTES_MAX, Descriptor, Document, ManifestError, PLAIN_LAYER, Platform, manifest_of_sif,
 };
@@ -131,27 +132,35 @@ pub fn resolve(reference: &Reference, access: &Access<'_>) -> Result<Manifest, R
     }
 }
 
-/// Looks into the store first, where that is enough to know and this user may use what it has.
+/// Looks first into the store and what the site keeps below it, where that is enough to know and
+/// this user may use what is there.
 fn resolve_in_registry(
     reference: &Reference,
     name: &RegistryName,
     access: &Access<'_>,
 ) -> Result<Manifest, ResolveError> {
-    let Some(store) = access.store else { return resolve_image(reference, access) };
+    let (text, below) = (reference.to_string(), Below(access.below));
+    let tagged = || match access.store {
+        Some(store) => store.tagged(&text).map_err(unread(reference)),
+        None => Ok(None),
+    };
     let known = match pinned(name) {
         Some(digest) => Some(digest),
-        None if is_local(name) || access.registries.offline => {
-            store.tagged(&reference.to_string()).map_err(unread(reference))?
-        }
+        None if is_local(name) => tagged()?,
+        None if access.registries.offline => tagged()?.or_else(|| below.named(&text)),
         None => None,
     };
     let Some(digest) = known else { return resolve_image(reference, access) };
-    if !may_read(store, &digest, access.asker.uid).map_err(unread(reference))? {
-        return resolve_image(reference, access);
-    }
-    match read_image(reference, &Kept { store, digest }) {
-        Err(ResolveError::Source { .. }) => resolve_image(reference, access),
-        kept => keep(reference, kept?, store),
+    let is_theirs = match access.store {
+        Some(store) => may_read(store, &digest, access.asker.uid).map_err(unread(reference))?,
+        None => false,
+    };
+    let store = access.store.filter(|_| is_theirs);
+    // What the site keeps is for everybody.
+    match (read_image(reference, &Kept { store, below, digest }), access.store) {
+        (Err(ResolveError::Source { .. }), _) => resolve_image(reference, access),
+        (kept, Some(store)) => keep(reference, kept?, store),
+        (kept, None) => Ok(kept?.manifest),
     }
 }
 
@@ -229,7 +238,7 @@ fn resolve_in_docker(
         return Ok(read_image(reference, &written)?.manifest);
     };
     if let Some(digest) = kept_as_written(store, &asked.id)
-        && let Ok(kept) = read_image(reference, &Kept { store, digest })
+        && let Ok(kept) = read_image(reference, &Kept::own(store, digest))
     {
         return keep(reference, kept, store);
     }
@@ -269,7 +278,7 @@ fn resolve_sif(
     let kept = |manifest: Digest| {
         let store = access.store?;
         let digest = find_kept(store, |made| manifest_of_sif(made) == Some(manifest))?;
-        Some((read_image(reference, &Kept { store, digest }).ok()?, store))
+        Some((read_image(reference, &Kept::own(store, digest)).ok()?, store))
     };
     if let Some((image, store)) = pinned(name).and_then(kept)
         && may_read_all(store, &image, access).map_err(unread(reference))?
@@ -279,7 +288,7 @@ fn resolve_sif(
     let tagged = offline_tag(reference, access)?;
     if let Some((image, store)) = tagged.and_then(|digest| {
         let store = access.store?;
-        Some((read_image(reference, &Kept { store, digest }).ok()?, store))
+        Some((read_image(reference, &Kept::own(store, digest)).ok()?, store))
     }) {
         return keep(reference, image, store);
     }
@@ -433,13 +442,21 @@ fn other_platform(reference: &Reference, offered: String) -> ResolveError {
 ///
 /// A blob that is not there or is damaged is `Missing`, which lets the caller fetch it anew.
 struct Kept<'a> {
-    store: &'a Store,
+    /// None if what it has is not for this user.
+    store: Option<&'a Store>,
+    below: Below<'a>,
     digest: Digest,
 }
 
-impl Kept<'_> {
+impl<'a> Kept<'a> {
+    /// What the store itself has.
+    fn own(store: &'a Store, digest: Digest) -> Kept<'a> {
+        Kept { store: Some(store), below: Below(&[]), digest }
+    }
+
     fn read(&self, digest: Digest) -> Result<Vec<u8>, SourceError> {
-        let kept = self.store.read_blob(&digest, DOCUMENT_BYTES_MAX).ok().flatten();
+        let own = |store: &Store| store.read_blob(&digest, DOCUMENT_BYTES_MAX).ok().flatten();
+        let kept = self.store.and_then(own).or_else(|| self.below.document(&digest));
         let missing = || SourceError::Missing { path: "store".into(), entry: digest.to_string() };
         kept.ok_or_else(missing)
     }

@@ -72,6 +72,7 @@ mod tests {
                 store: Some(&self.store),
                 registries: &ric_images::Registries::default(),
                 shifter_folders: &[],
+                below: &[],
                 asker: &ric_images::Asker::default(),
                 docker: &LocalDocker::default(),
                 host_fingerprint: "host:1",

@@ -55,6 +55,7 @@ mod tests {
                 store: Some(&self.store),
                 registries: &Registries::default(),
                 shifter_folders: &self.folders,
+                below: &[],
                 asker: &self.asker,
                 docker: &LocalDocker::default(),
                 host_fingerprint: "",

@@ -30,6 +30,7 @@ impl Policy {
                 allow: vec![built_in("*".to_owned())],
                 deny: Vec::new(),
                 shifter: Vec::new(),
+                below: Vec::new(),
             },
             registries: Registries {
                 short_names: built_in(ShortNames::Deny),

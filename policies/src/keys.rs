@@ -158,6 +158,16 @@ pub(crate) struct Images {
     ///
     /// Narrowing: a directory stays where both files have it.
     pub(crate) shifter: Key<Listed<Directory>>,
+
+    /// Directories in which the site keeps images below everybody's own store, read-only: OCI
+    /// layouts, such as `run-in-container images export` writes into an archive, unpacked. They may
+    /// be on a shared file system; nothing is ever written or locked there. Manifests and layers of
+    /// registry images are taken from there, by digest, before a registry is asked for them; what a
+    /// tag means is taken from there only if `registries: {offline: true}`. What is found is
+    /// compared with its digest and copied into the user's store.
+    ///
+    /// Narrowing: a directory stays where both files have it.
+    pub(crate) below: Key<Listed<Directory>>,
 }
 
 /// How registries are reached.
@@ -401,6 +411,7 @@ pub(crate) fn visit<V: Visitor>(
     visitor.grants("images.allow", &mut policy.images.allow, &keys.images.allow)?;
     visitor.demands("images.deny", &mut policy.images.deny, &keys.images.deny)?;
     visitor.grants("images.shifter", &mut policy.images.shifter, &keys.images.shifter)?;
+    visitor.grants("images.below", &mut policy.images.below, &keys.images.below)?;
     let (rules, said) = (&mut policy.registries, &keys.registries);
     visitor.choice("registries.short_names", &mut rules.short_names, &said.short_names)?;
     visitor.grants("registries.insecure", &mut rules.insecure, &said.insecure)?;

@@ -89,6 +89,8 @@ pub struct ImageRules {
     pub deny: Vec<Ruled<String>>,
     /// Directories of a Shifter image gateway, looked through in order.
     pub shifter: Vec<Ruled<PathBuf>>,
+    /// OCI layouts of the site below everybody's store, looked through in order.
+    pub below: Vec<Ruled<PathBuf>>,
 }
 
 /// How registries are reached.

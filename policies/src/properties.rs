@@ -12,7 +12,7 @@ use crate::{Access, Bound, Draft, EngineName, NarrowError, Network, Policy, RunA
 
 /// A policy that allows all there is: a file laid upon it says only what it takes away.
 const EVERYTHING: &str = "version: 1
-images: {allow: ['*'], deny: [], shifter: [/a]}
+images: {allow: ['*'], deny: [], shifter: [/a], below: [/a]}
 registries:
   short_names: [a, b, c]
   insecure: [a, b, c]
@@ -33,7 +33,7 @@ require: []
 ";
 
 /// One change for each key: no key may be forgotten by the digest.
-const CHANGES: [&str; 23] = [
+const CHANGES: [&str; 24] = [
     "images: {allow: ['host:']}",
     "images: {deny: ['host:']}",
     "registries: {short_names: [b, a, c]}",
@@ -42,6 +42,7 @@ const CHANGES: [&str; 23] = [
     "registries: {authorities: [/a.pem]}",
     "registries: {offline: true}",
     "images: {shifter: []}",
+    "images: {below: []}",
     "engines: [oci, native]",
     "mounts: [{source: /, access: read-only}]",
     "mounts: [{source: /a, access: read-write}]",

@@ -108,6 +108,7 @@ fn start(store: PathBuf, fork: bool) -> Result<(Container, Worker), Failure> {
         asker: &Asker::default(),
         registries: &Registries::default(),
         shifter_folders: &[],
+        below: &[],
         credentials: &CredentialFiles::default(),
         docker: &LocalDocker::new(None, Vec::new(), "/var/tmp".into()),
         host_fingerprint: &host.host_fingerprint,

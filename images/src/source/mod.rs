@@ -331,6 +331,11 @@ impl Network<'_> {
     }
 }
 
+/// What the index of the OCI layout `path` describes.
+pub(crate) fn list_layout(path: &Path) -> Result<Vec<Descriptor>, SourceError> {
+    layout::Layout::new(directory::Directory::open(path)?, Wanted::Only).manifests()
+}
+
 /// What the index of the OCI archive `path` describes.
 pub(crate) fn list_archive(path: &Path) -> Result<Vec<Descriptor>, SourceError> {
     layout::Layout::new(archive::Archive::open(path)?, Wanted::Only).manifests()

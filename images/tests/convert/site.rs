@@ -85,6 +85,7 @@ impl Site {
             store: Some(&self.store),
             registries: &ric_images::Registries::default(),
             shifter_folders: &[],
+            below: &[],
             asker: &ric_images::Asker::default(),
             host_fingerprint: "host:1",
             limits: &Limits::default(),

@@ -121,6 +121,7 @@ impl Site {
             store: Some(&self.store),
             registries: &ric_images::Registries::default(),
             shifter_folders: &[],
+            below: &[],
             asker: &ric_images::Asker::default(),
             credentials: &CredentialFiles::default(),
             docker: &self.docker,

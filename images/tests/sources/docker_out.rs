@@ -17,6 +17,7 @@ fn access<T>(store: &Store, then: impl FnOnce(&Access<'_>) -> T) -> T {
         asker: &Asker::default(),
         registries: &Registries::default(),
         shifter_folders: &[],
+        below: &[],
         credentials: &CredentialFiles::default(),
         docker: &LocalDocker::default(),
         host_fingerprint: "host:1",

@@ -55,6 +55,7 @@ fn with_access<T>(store: &Store, then: impl FnOnce(&Access<'_>) -> T) -> T {
         store: Some(store),
         registries: &ric_images::Registries::default(),
         shifter_folders: &[],
+        below: &[],
         asker: &ric_images::Asker::default(),
         docker: &LocalDocker::default(),
         host_fingerprint: "host:1",

@@ -54,6 +54,7 @@ impl Site {
             store: Some(&self.store),
             registries: &self.registries,
             shifter_folders: &[],
+            below: &[],
             asker: &self.asker,
             credentials: &self.credentials,
             docker: &self.docker,

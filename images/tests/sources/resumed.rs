@@ -68,6 +68,7 @@ fn pulls_as_a_process() {
     let access = Access {
         store: Some(&store),
         shifter_folders: &[],
+        below: &[],
         asker: &ric_images::Asker::default(),
         registries: &Registries { plain_hosts: vec![host.clone()], ..Registries::default() },
         credentials: &CredentialFiles::default(),

@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use libtest_mimic::Failed;
 use serde_json::json;
 
-use crate::case::Case;
+use crate::case::{BOTH, Case};
 use crate::commands::{Command, Running};
 use crate::images::Image;
 use crate::launch::{Cli, Stage, claim};
@@ -23,6 +23,11 @@ pub(crate) fn cases() -> Vec<Case> {
             Need::Registry,
         ]),
         Case::new("offline_site_runs_what_was_pulled_before", offline_site).needs(&[
+            Need::Root,
+            Need::Busybox,
+            Need::Registry,
+        ]),
+        Case::new("images_of_the_site_serve_who_has_none", site_has_them).people(BOTH).needs(&[
             Need::Root,
             Need::Busybox,
             Need::Registry,
@@ -130,6 +135,66 @@ fn offline_site(stage: &Stage) -> Result<(), Failed> {
     let ran = run(&other)?.expect_code(122)?;
     let text = &ran.answer.stderr;
     claim!(text.contains("`registries: offline`") && text.contains("images list"), "{text}");
+    Ok(())
+}
+
+/// An admin fills a directory, makes it read-only, and names it in the site's policy.
+fn site_has_them(stage: &Stage) -> Result<(), Failed> {
+    let registry = start(stage, false)?;
+    // A layout keeps the digest of a manifest that is OCI's.
+    push(stage, &registry, "a:1", &["--format", "oci"])?;
+    let image = format!("docker://{}/a:1", registry.host);
+    let site = stage.directory("site")?;
+    let archive = stage.home.join("site.tar").to_string_lossy().into_owned();
+    let admins = stage.home.join("admins").to_string_lossy().into_owned();
+    let insecure = policy(&registry, "");
+    for words in [&["pull", &image][..], &["export", &image, &archive]] {
+        let words = [&["images"], words, &["--store", &admins]].concat();
+        stage.cli(&words).site_policy(&insecure)?.output()?.expect_code(0)?;
+    }
+    for words in [&["tar", "-xf", &archive, "-C", &site][..], &["chmod", "-R", "a-w", &site]] {
+        let answer = Command::new(words).output()?;
+        claim!(answer.code == Some(0), "{}", answer.told());
+    }
+    let layout = || Command::new(&["ls", "-lR", "--full-time", &site]).output();
+    let before = layout()?.stdout;
+    let list = stage.cli(&["images", "list", "--json", "--store", &admins]).output()?;
+    let digest = list.outcome[0]["digest"].as_str().unwrap_or_default().to_owned();
+    let pinned = format!("docker://{}/a@{digest}", registry.host);
+    let host = registry.host.clone();
+    drop(registry);
+    let gone = |offline: &str, below: &str| {
+        format!(
+            "version: 1\nname: test\nregistries: {{insecure: ['{host}']{offline}}}\n\
+             images: {{below: [{below}]}}\n"
+        )
+    };
+    let run = |image: &str, policy: &str| {
+        let store = stage.store();
+        drop(fs::remove_dir_all(&store));
+        let words = ["run", "--image", image, "--", "/bin/sh", "-c", "echo $COLOR"];
+        stage.cli(&words).site_policy(policy)?.output()
+    };
+    // By digest nobody has to be asked; a tag is the site's to say if nobody may be.
+    for (image, offline) in
+        [(&pinned, ""), (&pinned, ", offline: true"), (&image, ", offline: true")]
+    {
+        let ran = run(image, &gone(offline, &site))?.expect_code(0)?;
+        claim!(ran.answer.stdout == "a \"blue\n", "{}", ran.answer.told());
+        // The twin: the same without the site's directory.
+        let code = if offline.is_empty() { 125 } else { 122 };
+        run(image, &gone(offline, ""))?.expect_code(code)?;
+    }
+    run(&image, &gone("", &site))?.expect_code(125)?;
+    claim!(layout()?.stdout == before, "something was written there");
+    // What is damaged is not used.
+    let damage = format!(
+        "chmod -R u+w {site}; cd {site}/blobs/sha256; big=$(ls -S | head -n 1); \
+         printf x | dd of=$big bs=1 seek=1000 conv=notrunc 2>/dev/null"
+    );
+    Command::new(&["sh", "-c", &damage]).output()?;
+    let ran = run(&pinned, &gone(", offline: true", &site))?.expect_code(122)?;
+    claim!(ran.answer.stderr.contains("`registries: offline`"), "{}", ran.answer.told());
     Ok(())
 }
 
